@@ -1,0 +1,48 @@
+# Every verb works from nothing on a machine with Python 3.11 or newer, git and make.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Nothing is sent anywhere, by libraries neither.
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install protos lint test test-shared bench demo clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.local: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Allotment needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": name another one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.local ## everything that runs on one machine, into .venv
+
+protos: $(VENV)/.dev ## write libs/api from protos/
+	protos/generate.sh $(BIN)/python
+
+lint: $(VENV)/.dev ## formatting, lint, types, import contracts, buf, generated-code drift
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy libs services tests bench
+	$(BIN)/lint-imports
+	cd protos && $(abspath $(BIN))/buf lint
+	protos/check_drift.sh $(BIN)/python
+
+test: $(VENV)/.dev ## all tests that need nothing but this machine
+	$(BIN)/pytest
+
+bench: $(VENV)/.dev ## every benchmark, short forms (see docs/benchmarks.md)
+	$(BIN)/python -m bench
+
+demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of it by an independent process
+	$(BIN)/python examples/demo.py
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
