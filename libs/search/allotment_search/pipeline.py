@@ -1,24 +1,25 @@
-"""What a derivation resolves to: the components of one pipeline with their parameters."""
+"""What a derivation means to the code that trains it: a family and its components by slot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-Value = str | float | int | bool
+from allotment_search.derivation import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Component:
-    """One named part of a pipeline. Which parameters it takes is the learner's affair."""
+    """A building block by name ("impute", "onehot", "lightgbm") with all its hyper-parameters."""
 
     name: str
-    params: Mapping[str, Value] = field(default_factory=dict)
+    params: Mapping[str, Value]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """A model family with the components in its slots: numeric, category, date, model, target.
+    """A whole pipeline.
 
-    `target` is there for regression alone and may be left out (identity).
+    ``components`` holds one component for each slot that the family has, out of "numeric",
+    "category", "date", "model" and "target".
     """
 
     family: str
