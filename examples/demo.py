@@ -58,7 +58,9 @@ def main() -> int:
     allotment = [str(Path(sys.executable).with_name("allotment"))]
     train = [*allotment, "run", str(OUT / "train.csv"), "--target", "diagnosis"]
     train += ["--budget", "30s", "--seed", "7", "--out", str(OUT / "model")]
-    print("$ allotment run train.csv --target diagnosis --budget 30s --seed 7 --out model", flush=True)
+    print(
+        "$ allotment run train.csv --target diagnosis --budget 30s --seed 7 --out model", flush=True
+    )
     status = subprocess.run(train, check=False).returncode
     if status:
         return status
@@ -70,7 +72,9 @@ def main() -> int:
     check = [sys.executable, "-c", CHECK, str(model), str(OUT / "held_out.csv")]
     subprocess.run(check, check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
     manifest = json.loads((OUT / "model" / "manifest.json").read_text(encoding="utf-8"))
-    print(f"model.onnx: {model.stat().st_size / 1024:.0f} KiB, manifest keys: {', '.join(manifest)}")
+    print(
+        f"model.onnx: {model.stat().st_size / 1024:.0f} KiB, manifest keys: {', '.join(manifest)}"
+    )
     return 0
 
 
