@@ -1,4 +1,4 @@
-"""The sets that the benches run on: real ones where `ALLOTMENT_TEST_DATA` is set, else scikit-learn's."""
+"""The sets that the benches run on: real ones with `ALLOTMENT_TEST_DATA`, else scikit-learn's."""
 
 import csv
 import json
