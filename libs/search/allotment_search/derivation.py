@@ -9,7 +9,7 @@ Value = str | float | int | bool
 class Choice:
     """One step: which production a non-terminal takes, or which value a hyper-parameter has.
 
-    ``symbol`` is a non-terminal ("Pipeline", "TreeNumeric") with a production's name as the value, or
+    ``symbol`` is a non-terminal ("Pipeline", "Date") with a production's name as the value, or
     "component.parameter" ("lightgbm.learning_rate") with the parameter's value.
     """
 

@@ -1,0 +1,131 @@
+"""The order of play: the constant predictor, cheap sane defaults, then the sampler's proposals."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from allotment_search.derivation import Derivation
+from allotment_search.grammar import Grammar
+from allotment_search.shape import TaskShape
+
+Origin = Literal["CONSTANT", "DEFAULT", "RANDOM"]
+_DRAWS_PER_PROPOSAL = 200
+_CHEAP_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PastTrial:
+    """A trial that was proposed before. ``loss``: lower is better; None: none yet, or it failed."""
+
+    derivation: Derivation
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to train next, and where it comes from."""
+
+    derivation: Derivation
+    origin: Origin
+
+
+class Sampler(Protocol):
+    """Chooses derivations. A pure function of the history and the generator's state."""
+
+    def propose(
+        self, history: Sequence[PastTrial], count: int, rng: np.random.Generator
+    ) -> list[Derivation]:
+        """At most ``count`` derivations, none of which is in the history or twice in the answer."""
+        ...
+
+
+class RandomSampler:
+    """Independent draws from the grammar, families by weight, without repetition.
+
+    ``affordable`` refuses draws before they are proposed.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        shape: TaskShape,
+        families: Collection[str],
+        affordable: Callable[[Derivation], bool] = lambda _: True,
+    ) -> None:
+        self._grammar = grammar
+        self._shape = shape
+        weights = {f: grammar.family_weight(f) for f in grammar.families if f in families}
+        self._families = [f for f, weight in weights.items() if weight > 0]
+        self._marks = np.cumsum([weights[f] for f in self._families])
+        self._affordable = affordable
+
+    def propose(
+        self, history: Sequence[PastTrial], count: int, rng: np.random.Generator
+    ) -> list[Derivation]:
+        seen = {past.derivation for past in history}
+        proposals: list[Derivation] = []
+        if not self._families:
+            return proposals
+        for _ in range(_DRAWS_PER_PROPOSAL * count):
+            if len(proposals) == count:
+                break
+            mark = float(rng.random()) * float(self._marks[-1])
+            family = self._families[int(np.searchsorted(self._marks, mark, side="right"))]
+            derivation = self._grammar.derive(rng, family, self._shape)
+            if derivation not in seen and self._affordable(derivation):
+                seen.add(derivation)
+                proposals.append(derivation)
+        return proposals
+
+
+def portfolio(grammar: Grammar, shape: TaskShape, families: Collection[str]) -> list[Derivation]:
+    """The constant predictor, then the grammar's defaults, each once.
+
+    They keep the file's order while they are cheap; dearer ones wait, by powers of four of cost.
+    """
+    entries = [
+        e
+        for e in grammar.portfolio
+        if e.family in families
+        and shape.row_count >= e.min_rows
+        and grammar.default_fits(e.family, e.default, shape)
+    ]
+    derivations = dict.fromkeys(grammar.default(e.family, e.default, shape) for e in entries)
+    return sorted(derivations, key=lambda d: _cost_class(grammar.cost_s(d, shape), d))
+
+
+def _cost_class(cost_s: float, derivation: Derivation) -> int:
+    if derivation[0].value == "constant":
+        return -1
+    return 0 if cost_s <= _CHEAP_S else math.ceil(math.log(cost_s / _CHEAP_S, 4))
+
+
+def next_proposals(
+    grammar: Grammar,
+    shape: TaskShape,
+    families: Collection[str],
+    history: Sequence[PastTrial],
+    count: int,
+    seed: int,
+    affordable: Callable[[Derivation], bool] = lambda _: True,
+) -> list[Proposal]:
+    """What to train next; fewer than ``count`` when nothing new is left or affordable.
+
+    A pure function of its arguments: the same history and seed give the same proposals.
+    """
+    seen = {past.derivation for past in history}
+    proposals = [
+        Proposal(d, "CONSTANT" if d[0].value == "constant" else "DEFAULT")
+        for d in portfolio(grammar, shape, families)
+        if d not in seen and (d[0].value == "constant" or affordable(d))
+    ][:count]
+    if len(proposals) < count:
+        sampler = RandomSampler(grammar, shape, families, affordable)
+        rng = np.random.default_rng([seed, len(history)])
+        past = [*history, *(PastTrial(p.derivation) for p in proposals)]
+        missing = count - len(proposals)
+        proposals += [Proposal(d, "RANDOM") for d in sampler.propose(past, missing, rng)]
+    return proposals
