@@ -1,0 +1,410 @@
+"""What the client returns: frozen values. Times are aware datetimes in UTC, enums are lower-case
+strings.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+class _Enum(enum.StrEnum):
+    """A member that a newer server knows and this client doesn't is read as UNSPECIFIED."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "_Enum | None":
+        return cls.__members__.get("UNSPECIFIED")
+
+
+class ColumnType(_Enum):
+    UNSPECIFIED = "unspecified"
+    NUMERIC = "numeric"
+    CATEGORICAL = "categorical"
+    DATE = "date"
+    TEXT = "text"
+    ID = "id"
+
+
+class ColumnRole(_Enum):
+    UNSPECIFIED = "unspecified"
+    FEATURE = "feature"
+    IGNORED = "ignored"
+    WEIGHT = "weight"
+    GROUP = "group"
+    TIME = "time"
+
+
+class TaskType(_Enum):
+    UNSPECIFIED = "unspecified"
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    REGRESSION = "regression"
+
+
+class Metric(_Enum):
+    UNSPECIFIED = "unspecified"
+    LOG_LOSS = "log_loss"
+    AUC = "auc"
+    AP = "ap"
+    ACCURACY = "accuracy"
+    F1 = "f1"
+    RMSE = "rmse"
+    MAE = "mae"
+    R2 = "r2"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self in (Metric.LOG_LOSS, Metric.RMSE, Metric.MAE)
+
+
+class ExperimentState(_Enum):
+    UNSPECIFIED = "unspecified"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHING = "finishing"
+    SUCCEEDED = "succeeded"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        return self in (
+            ExperimentState.SUCCEEDED,
+            ExperimentState.CANCELLED,
+            ExperimentState.FAILED,
+        )
+
+
+class TrialState(_Enum):
+    UNSPECIFIED = "unspecified"
+    QUEUED = "queued"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    CANCELLED = "cancelled"
+
+
+class AttemptCause(_Enum):
+    UNSPECIFIED = "unspecified"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+    PAUSED = "paused"
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+
+
+class ModelState(_Enum):
+    UNSPECIFIED = "unspecified"
+    EXPORTING = "exporting"
+    READY = "ready"
+    REFUSED = "refused"
+
+
+class ExportState(_Enum):
+    UNSPECIFIED = "unspecified"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self not in (ExportState.UNSPECIFIED, ExportState.PENDING, ExportState.RUNNING)
+
+
+class LeaseState(_Enum):
+    UNSPECIFIED = "unspecified"
+    QUEUED = "queued"
+    HELD = "held"
+    REVOKING = "revoking"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class Role(_Enum):
+    UNSPECIFIED = "unspecified"
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why something failed or was refused."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warning:
+    """Something that the user should know although nothing failed. `column` is "" for the whole
+    table.
+    """
+
+    reason: str
+    message: str
+    column: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Why something waits and what would end it; `position` counts from 1, 0 is not queued."""
+
+    reason: str
+    message: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    name: str
+    type: ColumnType
+    role: ColumnRole
+    ignored_because: str
+    missing_count: int
+    distinct_count: int
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    top_values: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    name: str
+    latest_version: str
+    version_count: int
+    create_time: datetime
+    update_time: datetime
+    etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetVersion:
+    """Immutable rows. `part_sha256` are the blobs of its Parquet files, in row order."""
+
+    name: str
+    row_count: int
+    columns: tuple[Column, ...]
+    warnings: tuple[Warning, ...]
+    format: str
+    encoding: str
+    delimiter: str
+    size_bytes: int
+    duplicate_row_count: int
+    source_sha256: str
+    part_sha256: tuple[str, ...]
+    create_time: datetime
+
+    @property
+    def dataset(self) -> str:
+        return self.name.rsplit("/", 2)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetReport:
+    """A version looked at with one column as its target. `classes` are (label, rows) in output
+    order.
+    """
+
+    task: TaskType
+    labelled_row_count: int
+    classes: tuple[tuple[str, int], ...]
+    warnings: tuple[Warning, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    name: str
+    state: ExperimentState
+    dataset_version: str
+    target: str
+    task: TaskType
+    metric: Metric
+    seed: int
+    classes: tuple[str, ...]
+    deadline: datetime | None
+    trial_budget: int
+    """0: no limit."""
+    best_model: str
+    best_score: float | None
+    finished_trial_count: int
+    running_trial_count: int
+    warnings: tuple[Warning, ...]
+    problem: Problem | None
+    wait: Wait | None
+    create_time: datetime
+    end_time: datetime | None
+    etag: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """`attempts` counts every start; `attempts_by_cause` those that ended without a result."""
+
+    name: str
+    state: TrialState
+    family: str
+    origin: str
+    score: float | None
+    metrics: Mapping[str, float]
+    fit_s: float
+    attempts: int
+    attempts_by_cause: Mapping[str, int]
+    epoch: int
+    finished_folds: int
+    fold_count: int
+    derivation: Mapping[str, str | float | int | bool]
+    problem: Problem | None
+    log_tail: str
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+
+    @property
+    def id(self) -> str:
+        return self.name.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    name: str
+    state: ModelState
+    family: str
+    task: TaskType
+    metric: Metric
+    score: float
+    metrics: Mapping[str, float]
+    classes: tuple[str, ...]
+    trials: tuple[str, ...]
+    export: str
+    artefact_sha256: str
+    manifest_sha256: str
+    artefact_size_bytes: int
+    problem: Problem | None
+    create_time: datetime
+    ready_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffendingRow:
+    row: int
+    kind: str
+    cells: Mapping[str, str]
+    expected: tuple[float, ...]
+    actual: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    row_count: int
+    offending_row_count: int
+    worst_difference: float
+    tolerance: float
+    offending_rows: tuple[OffendingRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    name: str
+    state: ExportState
+    progress: float
+    stage: str
+    model: str
+    problem: Problem | None
+    parity: Parity | None
+    size_bytes: int
+    latency_p50_ms: float
+    latency_p95_ms: float
+    rows_per_s: float
+    artefact_sha256: str
+    manifest_sha256: str
+    create_time: datetime
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    name: str
+    title: str
+    tasks: tuple[TaskType, ...]
+    available: bool
+    unavailable: Problem | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    name: str
+    kind: str
+    slot_count: int
+    used_slot_count: int
+    threads_per_slot: int
+    memory_bytes_per_slot: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    name: str
+    weight: float
+    guaranteed_slots: int
+    quota_slots: int
+    """0: no limit."""
+    create_time: datetime
+    update_time: datetime
+    etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    token: str
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    name: str
+    state: LeaseState
+    epoch: int
+    holder: str
+    pool: str
+    slot_count: int
+    expire_time: datetime | None
+    wait: Wait | None
+    problem: Problem | None
+    create_time: datetime
+    grant_time: datetime | None
+    end_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Slots x seconds held by a tenant, or by one of its experiments."""
+
+    name: str
+    slot_seconds: float
+    lease_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a long call is: `stage` is upload, queued, parse, profile, store, ...; `fraction` is
+    0 to 1.
+    """
+
+    stage: str
+    fraction: float
+    message: str = ""
+
+
+Change = Experiment | Trial | Model
+"""What `watch` yields."""
