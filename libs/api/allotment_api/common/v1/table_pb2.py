@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#allotment_api/common/v1/table.proto\x12\x17\x61llotment_api.common.v1\"\x9f\x02\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x04type\x18\x02 \x01(\x0e\x32#.allotment_api.common.v1.ColumnType\x12\x31\n\x04role\x18\x03 \x01(\x0e\x32#.allotment_api.common.v1.ColumnRole\x12\x17\n\x0fignored_because\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x61te_format\x18\x05 \x01(\t\x12=\n\nstatistics\x18\x06 \x01(\x0b\x32).allotment_api.common.v1.ColumnStatistics\x12\x34\n\tspellings\x18\x07 \x03(\x0b\x32!.allotment_api.common.v1.Spelling\"\'\n\x08Spelling\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xa8\x02\n\x10\x43olumnStatistics\x12\x15\n\rmissing_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x64istinct_count\x18\x02 \x01(\x03\x12\x14\n\x07minimum\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04mean\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12standard_deviation\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x37\n\ntop_values\x18\x07 \x03(\x0b\x32#.allotment_api.common.v1.ValueCount\x12\x14\n\x0clongest_cell\x18\x08 \x01(\x03\x42\n\n\x08_minimumB\n\n\x08_maximumB\x07\n\x05_meanB\x15\n\x13_standard_deviation\"*\n\nValueCount\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"x\n\x0bTableSource\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bpart_sha256\x18\x02 \x03(\t\x12\x11\n\trow_count\x18\x03 \x01(\x03\x12\x30\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x1f.allotment_api.common.v1.Column*\x9f\x01\n\nColumnType\x12\x1b\n\x17\x43OLUMN_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TYPE_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_TYPE_CATEGORICAL\x10\x02\x12\x14\n\x10\x43OLUMN_TYPE_DATE\x10\x03\x12\x14\n\x10\x43OLUMN_TYPE_TEXT\x10\x04\x12\x12\n\x0e\x43OLUMN_TYPE_ID\x10\x05*\xa0\x01\n\nColumnRole\x12\x1b\n\x17\x43OLUMN_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_ROLE_FEATURE\x10\x01\x12\x17\n\x13\x43OLUMN_ROLE_IGNORED\x10\x02\x12\x16\n\x12\x43OLUMN_ROLE_WEIGHT\x10\x03\x12\x15\n\x11\x43OLUMN_ROLE_GROUP\x10\x04\x12\x14\n\x10\x43OLUMN_ROLE_TIME\x10\x05*o\n\x08TaskType\x12\x19\n\x15TASK_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TYPE_BINARY\x10\x01\x12\x18\n\x14TASK_TYPE_MULTICLASS\x10\x02\x12\x18\n\x14TASK_TYPE_REGRESSION\x10\x03*\xa8\x01\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETRIC_LOG_LOSS\x10\x01\x12\x0e\n\nMETRIC_AUC\x10\x02\x12\r\n\tMETRIC_AP\x10\x03\x12\x13\n\x0fMETRIC_ACCURACY\x10\x04\x12\r\n\tMETRIC_F1\x10\x05\x12\x0f\n\x0bMETRIC_RMSE\x10\x06\x12\x0e\n\nMETRIC_MAE\x10\x07\x12\r\n\tMETRIC_R2\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#allotment_api/common/v1/table.proto\x12\x17\x61llotment_api.common.v1\"\x9f\x02\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x04type\x18\x02 \x01(\x0e\x32#.allotment_api.common.v1.ColumnType\x12\x31\n\x04role\x18\x03 \x01(\x0e\x32#.allotment_api.common.v1.ColumnRole\x12\x17\n\x0fignored_because\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x61te_format\x18\x05 \x01(\t\x12=\n\nstatistics\x18\x06 \x01(\x0b\x32).allotment_api.common.v1.ColumnStatistics\x12\x34\n\tspellings\x18\x07 \x03(\x0b\x32!.allotment_api.common.v1.Spelling\"\'\n\x08Spelling\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xa8\x02\n\x10\x43olumnStatistics\x12\x15\n\rmissing_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x64istinct_count\x18\x02 \x01(\x03\x12\x14\n\x07minimum\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04mean\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1f\n\x12standard_deviation\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x37\n\ntop_values\x18\x07 \x03(\x0b\x32#.allotment_api.common.v1.ValueCount\x12\x14\n\x0clongest_cell\x18\x08 \x01(\x03\x42\n\n\x08_minimumB\n\n\x08_maximumB\x07\n\x05_meanB\x15\n\x13_standard_deviation\"*\n\nValueCount\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xa2\x01\n\x0bTableSource\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0bpart_sha256\x18\x02 \x03(\t\x12\x11\n\trow_count\x18\x03 \x01(\x03\x12\x30\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x1f.allotment_api.common.v1.Column\x12\x17\n\x0fmissing_markers\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65\x63imal\x18\x06 \x01(\t*\x9f\x01\n\nColumnType\x12\x1b\n\x17\x43OLUMN_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_TYPE_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_TYPE_CATEGORICAL\x10\x02\x12\x14\n\x10\x43OLUMN_TYPE_DATE\x10\x03\x12\x14\n\x10\x43OLUMN_TYPE_TEXT\x10\x04\x12\x12\n\x0e\x43OLUMN_TYPE_ID\x10\x05*\xa0\x01\n\nColumnRole\x12\x1b\n\x17\x43OLUMN_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_ROLE_FEATURE\x10\x01\x12\x17\n\x13\x43OLUMN_ROLE_IGNORED\x10\x02\x12\x16\n\x12\x43OLUMN_ROLE_WEIGHT\x10\x03\x12\x15\n\x11\x43OLUMN_ROLE_GROUP\x10\x04\x12\x14\n\x10\x43OLUMN_ROLE_TIME\x10\x05*o\n\x08TaskType\x12\x19\n\x15TASK_TYPE_UNSPECIFIED\x10\x00\x12\x14\n\x10TASK_TYPE_BINARY\x10\x01\x12\x18\n\x14TASK_TYPE_MULTICLASS\x10\x02\x12\x18\n\x14TASK_TYPE_REGRESSION\x10\x03*\xa8\x01\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETRIC_LOG_LOSS\x10\x01\x12\x0e\n\nMETRIC_AUC\x10\x02\x12\r\n\tMETRIC_AP\x10\x03\x12\x13\n\x0fMETRIC_ACCURACY\x10\x04\x12\r\n\tMETRIC_F1\x10\x05\x12\x0f\n\x0bMETRIC_RMSE\x10\x06\x12\x0e\n\nMETRIC_MAE\x10\x07\x12\r\n\tMETRIC_R2\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'allotment_api.common.v1.table_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COLUMNTYPE']._serialized_start=861
-  _globals['_COLUMNTYPE']._serialized_end=1020
-  _globals['_COLUMNROLE']._serialized_start=1023
-  _globals['_COLUMNROLE']._serialized_end=1183
-  _globals['_TASKTYPE']._serialized_start=1185
-  _globals['_TASKTYPE']._serialized_end=1296
-  _globals['_METRIC']._serialized_start=1299
-  _globals['_METRIC']._serialized_end=1467
+  _globals['_COLUMNTYPE']._serialized_start=904
+  _globals['_COLUMNTYPE']._serialized_end=1063
+  _globals['_COLUMNROLE']._serialized_start=1066
+  _globals['_COLUMNROLE']._serialized_end=1226
+  _globals['_TASKTYPE']._serialized_start=1228
+  _globals['_TASKTYPE']._serialized_end=1339
+  _globals['_METRIC']._serialized_start=1342
+  _globals['_METRIC']._serialized_end=1510
   _globals['_COLUMN']._serialized_start=65
   _globals['_COLUMN']._serialized_end=352
   _globals['_SPELLING']._serialized_start=354
@@ -47,6 +47,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COLUMNSTATISTICS']._serialized_end=692
   _globals['_VALUECOUNT']._serialized_start=694
   _globals['_VALUECOUNT']._serialized_end=736
-  _globals['_TABLESOURCE']._serialized_start=738
-  _globals['_TABLESOURCE']._serialized_end=858
+  _globals['_TABLESOURCE']._serialized_start=739
+  _globals['_TABLESOURCE']._serialized_end=901
 # @@protoc_insertion_point(module_scope)

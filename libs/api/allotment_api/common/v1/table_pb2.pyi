@@ -306,9 +306,12 @@ class TableSource(_message.Message):
     PART_SHA256_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
+    MISSING_MARKERS_FIELD_NUMBER: _builtins.int
+    DECIMAL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version's name: tenants/*/datasets/*/versions/*."""
     row_count: _builtins.int
+    decimal: _builtins.str
     @_builtins.property
     def part_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """sha256 (hex) of the Parquet parts, in row order. Every part has all columns: float64 for numeric columns,
@@ -317,6 +320,10 @@ class TableSource(_message.Message):
 
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]: ...
+    @_builtins.property
+    def missing_markers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Cells that were read as missing, and the decimal separator: a model's readers of rows do the same."""
+
     def __init__(
         self,
         *,
@@ -324,10 +331,12 @@ class TableSource(_message.Message):
         part_sha256: _abc.Iterable[_builtins.str] | None = ...,
         row_count: _builtins.int = ...,
         columns: _abc.Iterable[Global___Column] | None = ...,
+        missing_markers: _abc.Iterable[_builtins.str] | None = ...,
+        decimal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "part_sha256", b"part_sha256", "row_count", b"row_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "decimal", b"decimal", "missing_markers", b"missing_markers", "part_sha256", b"part_sha256", "row_count", b"row_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -597,7 +597,9 @@ class Acknowledgement(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def key(self) -> Global___ReportKey: ...
+    def key(self) -> Global___ReportKey:
+        """Absent: answers a Heartbeat."""
+
     def __init__(
         self,
         *,
@@ -613,6 +615,10 @@ Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
 
 @_typing.final
 class StopTrial(_message.Message):
+    """The trainer ends the trial and reports a TrialFailure once it is gone: PAUSED for that reason, PREEMPTED for the rest.
+    A trial that was done already has reported its result.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TRIAL_FIELD_NUMBER: _builtins.int
