@@ -1,0 +1,27 @@
+"""All benchmarks in short forms: `make bench`."""
+
+import subprocess
+import sys
+
+SHORT_FORMS = (
+    ("startup", "--repeat", "3"),
+    ("first_model", "--repeat", "3"),
+    ("deadline", "--budget", "10", "--load", "both"),
+    ("quality", "--budget", "20s", "--seeds", "0"),
+)
+
+
+def main() -> int:
+    failed = []
+    for name, *arguments in SHORT_FORMS:
+        print(f"== python -m bench.{name} {' '.join(arguments)}", flush=True)
+        if subprocess.run(
+            [sys.executable, "-m", f"bench.{name}", *arguments], check=False
+        ).returncode:
+            failed.append(name)
+    print("limits missed by: " + ", ".join(failed) if failed else "all within their limits")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
