@@ -1,0 +1,4 @@
+"""Who calls: principals and their tokens.
+
+`principal` needs no third party, `tokens` needs PyJWT.
+"""

@@ -1,0 +1,29 @@
+"""Who makes a call."""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+
+from allotment_core.names import LeaseName, TenantName
+
+
+class Role(enum.Enum):
+    """What a token may do; access.proto lists the verbs of each."""
+
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    TRAINER = "trainer"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """The holder of a verified token."""
+
+    subject: str
+    tenant: TenantName
+    role: Role
+    expires_at: datetime
+    lease: LeaseName | None = None
+    """Trainers alone: the lease that the token is bound to."""
+    lease_epoch: int | None = None

@@ -1,0 +1,182 @@
+"""A service's database."""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from sqlalchemy.exc import DBAPIError
+
+from allotment_core.calls import Call, current_call
+from allotment_core.clock import Clock
+from allotment_core.db import migration, request_log, sqlite
+from allotment_core.db.storage_errors import storage_error
+from allotment_core.db.writer import GroupCommitWriter
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+READERS = 4
+_PRUNE_EVERY_S = 3600.0
+
+
+class Database:
+    """Works are plain functions of a SQLAlchemy connection, run in threads of the database.
+
+    A work must not commit, and may run again when its caller repeats the request: what it
+    decides has
+    to come out of the connection and its arguments.
+    """
+
+    def __init__(self, path: Path, writer: sa.Engine, readers: sa.Engine, clock: Clock) -> None:
+        """Use `open`."""
+        self.path = path
+        self._clock = clock
+        self._engines = (writer, readers)
+        self._writer = GroupCommitWriter(writer, path)
+        self._reader = concurrent.futures.ThreadPoolExecutor(READERS, f"read-{path.stem}")
+        self._prune_due = clock.monotonic()
+
+    @classmethod
+    async def open(cls, url: str, *, migrations: str | Path, clock: Clock) -> "Database":
+        """Opens (or creates) the database and brings it to the newest schema.
+
+        `migrations` is the package, or the folder, with `versions/0001_*.py`.
+        Raises: FailedPrecondition (SCHEMA_TOO_NEW), InvalidArgument (UNSUPPORTED_DATABASE),
+        storage errors.
+        """
+        path = sqlite.database_path(url)
+        versions = migration.versions_folder(migrations)
+        return await asyncio.to_thread(cls._open, path, versions, clock)
+
+    @classmethod
+    def _open(cls, path: Path, versions: Path, clock: Clock) -> "Database":
+        writer = sqlite.create_engine(path, connections=1, writes=True)
+        readers = sqlite.create_engine(path, connections=READERS, writes=False)
+        try:
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Tenants' names and results are nobody else's business on this machine.
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            migration.migrate(writer, versions, str(path))
+        except (DBAPIError, OSError) as e:
+            writer.dispose()
+            error = storage_error(e, path)
+            raise error or e from e
+        except BaseException:
+            writer.dispose()
+            raise
+        return cls(path, writer, readers, clock)
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """The work's result on a snapshot: it sees every write that was answered before.
+
+        Raises: what the work raises, or a storage error.
+        """
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._reader, lambda: context.run(self._read, work)
+        )
+
+    def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        try:
+            with self._engines[1].connect() as connection, connection.begin() as transaction:
+                result = work(connection)
+                transaction.rollback()
+                return result
+        except DBAPIError as e:
+            raise storage_error(e, self.path) or e from e
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """The work's result, once it is durable: all of the work's changes or none.
+
+        Raises: what the work raises, or a storage error; then nothing of it is stored.
+        """
+        return await self._writer.submit(work)
+
+    async def respond(self, work: Callable[[sa.Connection], T], to_response: Callable[[T], M]) -> M:
+        """Like `write`, for the one change of a mutating call; its answer is stored with it.
+
+        A repeated call (same tenant, method and request_id) gets the stored answer, and `work` does
+        not run. `to_response` runs in the transaction too and has to be pure.
+        Raises: InvalidArgument (REQUEST_ID_REUSED) when the id came with another body.
+        """
+        call = current_call.get()
+        if call is None or not call.request_id:
+            return await self.write(lambda connection: to_response(work(connection)))
+        if call.responded:
+            raise RuntimeError(f"{call.rpc} responds twice: all its changes belong into one work")
+        await self._prune()
+        response = await self.write(lambda c: self._respond(c, call, work, to_response))
+        call.responded = True
+        return response
+
+    def _respond(
+        self,
+        connection: sa.Connection,
+        call: Call,
+        work: Callable[[sa.Connection], T],
+        to_response: Callable[[T], M],
+    ) -> M:
+        stored = _find(connection, call)
+        if stored is not None:
+            return stored  # type: ignore[return-value]
+        response = to_response(work(connection))
+        request_log.store(
+            connection,
+            tenant=_tenant(call),
+            rpc=call.rpc,
+            request_id=call.request_id,
+            body_hash=call.body_hash,
+            response=response.SerializeToString(),
+            now=self._clock.now(),
+        )
+        return response
+
+    async def stored_response(self, call: Call) -> Message | None:
+        """What a repeated call was answered before; None for a new one.
+
+        Raises: InvalidArgument (REQUEST_ID_REUSED).
+        """
+        return await self.read(lambda connection: _find(connection, call))
+
+    async def _prune(self) -> None:
+        if self._clock.monotonic() < self._prune_due:
+            return
+        self._prune_due = self._clock.monotonic() + _PRUNE_EVERY_S
+        now = self._clock.now()
+        await self.write(lambda connection: request_log.prune(connection, now))
+
+    async def close(self) -> None:
+        """Finishes the writes that wait, then closes all connections."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.close()
+        self._reader.shutdown()
+        for engine in self._engines:
+            engine.dispose()
+
+
+def _find(connection: sa.Connection, call: Call) -> Message | None:
+    stored = request_log.find(
+        connection,
+        tenant=_tenant(call),
+        rpc=call.rpc,
+        request_id=call.request_id,
+        body_hash=call.body_hash,
+    )
+    if stored is None:
+        return None
+    if call.response_class is None:
+        raise RuntimeError(f"{call.rpc} has a request_id but no response class")
+    return call.response_class.FromString(stored)
+
+
+def _tenant(call: Call) -> str:
+    return str(call.principal.tenant) if call.principal else ""

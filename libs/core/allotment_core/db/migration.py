@@ -1,0 +1,111 @@
+"""Brings a database to the code's schema, and refuses one that is newer.
+
+A service has `adapters/migrations/versions/0001_what.py`, `0002_...`: Alembic revisions in one
+line, whose `revision` is the file's number ("0001"). There is no env.py: all of them run in one
+transaction. Alembic itself is imported only when there is something to do.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from allotment_core.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_VERSION_TABLE = "alembic_version"
+
+
+def versions_folder(migrations: str | Path) -> Path:
+    """The `versions` folder of a package ("allotment_dataset.adapters.migrations") or of a path."""
+    if isinstance(migrations, str) and "/" not in migrations:
+        spec = importlib.util.find_spec(migrations)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{migrations} is not a package")
+        migrations = next(iter(spec.submodule_search_locations))
+    return Path(migrations) / "versions"
+
+
+def migrate(engine: sa.Engine, versions: Path, database: str) -> bool:
+    """Runs the revisions that the database lacks, all or none; whether there were any.
+
+    Raises: FailedPrecondition (SCHEMA_TOO_NEW) when it holds a revision that this code does not
+    know.
+    """
+    files = {f.name.split("_")[0]: f for f in sorted(versions.glob("[0-9]*_*.py"))}
+    if not files:
+        raise ValueError(f"no migrations in {versions}")
+    head = max(files)
+    with engine.connect() as connection:
+        if current_revision(connection) == head:
+            return False
+        connection.rollback()
+        # Tables are rebuilt by copy, drop and rename: the drop must not cascade to referring rows.
+        _set_foreign_keys(connection, on=False)
+        try:
+            with connection.begin():
+                return _upgrade(connection, files, head, database)
+        finally:
+            _set_foreign_keys(connection, on=True)
+
+
+def _set_foreign_keys(connection: sa.Connection, *, on: bool) -> None:
+    raw = connection.connection.dbapi_connection
+    if raw is not None:
+        raw.cursor().execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
+
+
+def current_revision(connection: sa.Connection) -> str | None:
+    """The revision that the database is at; None for an empty one."""
+    if not sa.inspect(connection).has_table(_VERSION_TABLE):
+        return None
+    return connection.exec_driver_sql(f"SELECT version_num FROM {_VERSION_TABLE}").scalar()
+
+
+def _upgrade(
+    connection: sa.Connection, files: Mapping[str, Path], head: str, database: str
+) -> bool:
+    from alembic.operations import Operations  # noqa: PLC0415 (not needed on most starts)
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+
+    current = current_revision(connection)  # again: now we hold the lock
+    if current is not None and current not in files:
+        raise FailedPrecondition(
+            f"{database} was written by a newer version (its schema is {current}, this version "
+            f"knows up to {head}); start the version that wrote it, or restore an older backup",
+            reason="SCHEMA_TOO_NEW",
+        )
+    pending = [number for number in sorted(files) if current is None or number > current]
+    context = MigrationContext.configure(connection)
+    with Operations.context(context):
+        for number in pending:
+            _load(number, files[number]).upgrade()
+    if current is None:
+        connection.exec_driver_sql(
+            f"CREATE TABLE {_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+        )
+    connection.exec_driver_sql(f"DELETE FROM {_VERSION_TABLE}")
+    connection.exec_driver_sql(f"INSERT INTO {_VERSION_TABLE} VALUES (?)", (head,))
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        raise FailedPrecondition(
+            f"{database} can't be migrated to schema {head}: {len(broken)} rows refer to rows that "
+            f"are not there (the first in table {broken[0][0]}); nothing was changed",
+            reason="MIGRATION_FAILED",
+        )
+    return bool(pending)
+
+
+def _load(number: str, path: Path) -> "ModuleType":
+    spec = importlib.util.spec_from_file_location(f"allotment_migration_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} can't be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if getattr(module, "revision", None) != number:
+        raise ValueError(f"{path}: revision has to be {number!r}, the number of the file")
+    return module
