@@ -30,11 +30,9 @@ def test_a_search_is_followed_through_an_outage(
     running_system: LocalSystem, tmp_path: Path
 ) -> None:
     (tmp_path / "rows.csv").write_text(ROWS, encoding="utf-8")
-    told: list[float] = []
+    told: list[str] = []
     with faulty_wire(running_system.port) as wire:
-        client = allotment.Client(
-            wire.address, token=running_system.token, on_outage=lambda s: told.append(s)
-        )
+        client = allotment.Client(wire.address, token=running_system.token, on_outage=told.append)
         with client:
             version = client.upload(tmp_path / "rows.csv", target_hint="y")
             experiment = client.create_experiment(version.name, target="y", budget_s=14.0)
