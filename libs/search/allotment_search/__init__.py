@@ -4,7 +4,7 @@ from allotment_search.derivation import Choice, Derivation, Value
 from allotment_search.grammar import Grammar
 from allotment_search.pipeline import Component, PipelineSpec
 from allotment_search.play import (
-    PastTrial,
+    History,
     Proposal,
     RandomSampler,
     Sampler,
@@ -18,7 +18,7 @@ __all__ = [
     "Component",
     "Derivation",
     "Grammar",
-    "PastTrial",
+    "History",
     "PipelineSpec",
     "Proposal",
     "RandomSampler",

@@ -1,7 +1,7 @@
 """The order of play: the constant predictor, cheap sane defaults, then the sampler's proposals."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,16 +12,26 @@ from allotment_search.grammar import Grammar
 from allotment_search.shape import TaskShape
 
 Origin = Literal["CONSTANT", "DEFAULT", "RANDOM"]
-_DRAWS_PER_PROPOSAL = 200
+_DRAWS_PER_PROPOSAL = 60
 _CHEAP_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class PastTrial:
-    """A trial that was proposed before. ``loss``: lower is better; None: none yet, or it failed."""
+class History:
+    """The derivations that were proposed so far, in order; asks in constant time whether one was."""
 
-    derivation: Derivation
-    loss: float | None = None
+    def __init__(self, derivations: Iterable[Derivation] = ()) -> None:
+        self._derivations = list(derivations)
+        self._known = set(self._derivations)
+
+    def add(self, derivation: Derivation) -> None:
+        self._derivations.append(derivation)
+        self._known.add(derivation)
+
+    def __len__(self) -> int:
+        return len(self._derivations)
+
+    def __contains__(self, derivation: object) -> bool:
+        return derivation in self._known
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +45,7 @@ class Proposal:
 class Sampler(Protocol):
     """Chooses derivations. A pure function of the history and the generator's state."""
 
-    def propose(
-        self, history: Sequence[PastTrial], count: int, rng: np.random.Generator
-    ) -> list[Derivation]:
+    def propose(self, history: History, count: int, rng: np.random.Generator) -> list[Derivation]:
         """At most ``count`` derivations, none of which is in the history or twice in the answer."""
         ...
 
@@ -62,23 +70,19 @@ class RandomSampler:
         self._marks = np.cumsum([weights[f] for f in self._families])
         self._affordable = affordable
 
-    def propose(
-        self, history: Sequence[PastTrial], count: int, rng: np.random.Generator
-    ) -> list[Derivation]:
-        seen = {past.derivation for past in history}
-        proposals: list[Derivation] = []
+    def propose(self, history: History, count: int, rng: np.random.Generator) -> list[Derivation]:
+        proposals: dict[Derivation, None] = {}
         if not self._families:
-            return proposals
+            return []
         for _ in range(_DRAWS_PER_PROPOSAL * count):
             if len(proposals) == count:
                 break
             mark = float(rng.random()) * float(self._marks[-1])
             family = self._families[int(np.searchsorted(self._marks, mark, side="right"))]
             derivation = self._grammar.derive(rng, family, self._shape)
-            if derivation not in seen and self._affordable(derivation):
-                seen.add(derivation)
-                proposals.append(derivation)
-        return proposals
+            if derivation not in history and self._affordable(derivation):
+                proposals[derivation] = None
+        return list(proposals)
 
 
 def portfolio(grammar: Grammar, shape: TaskShape, families: Collection[str]) -> list[Derivation]:
@@ -107,7 +111,7 @@ def next_proposals(
     grammar: Grammar,
     shape: TaskShape,
     families: Collection[str],
-    history: Sequence[PastTrial],
+    history: History,
     count: int,
     seed: int,
     affordable: Callable[[Derivation], bool] = lambda _: True,
@@ -116,16 +120,20 @@ def next_proposals(
 
     A pure function of its arguments: the same history and seed give the same proposals.
     """
-    seen = {past.derivation for past in history}
     proposals = [
         Proposal(d, "CONSTANT" if d[0].value == "constant" else "DEFAULT")
         for d in portfolio(grammar, shape, families)
-        if d not in seen and (d[0].value == "constant" or affordable(d))
+        if d not in history and (d[0].value == "constant" or affordable(d))
     ][:count]
     if len(proposals) < count:
-        sampler = RandomSampler(grammar, shape, families, affordable)
+        sampler = RandomSampler(
+            grammar,
+            shape,
+            families,
+            lambda d: affordable(d) and all(d != p.derivation for p in proposals),
+        )
         rng = np.random.default_rng([seed, len(history)])
-        past = [*history, *(PastTrial(p.derivation) for p in proposals)]
         missing = count - len(proposals)
-        proposals += [Proposal(d, "RANDOM") for d in sampler.propose(past, missing, rng)]
+        drawn = sampler.propose(history, missing, rng)
+        proposals = [*proposals, *(Proposal(d, "RANDOM") for d in drawn)]
     return proposals
