@@ -1,0 +1,89 @@
+"""The command `allotment`: errors as one line, exit codes, and an early start for `run`.
+
+Exit codes: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from allotment.cli.server_process import ServerProcess
+from allotment.cli.started import STARTED_MONOTONIC
+
+_early: list[ServerProcess] = []
+
+
+def main() -> int:
+    """Runs the command line of this process."""
+    arguments = sys.argv[1:]
+    assert STARTED_MONOTONIC  # Read before anything that takes time.
+    try:
+        if needs_own_server(arguments, os.environ):
+            _early.append(ServerProcess())
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        kill_servers()
+
+
+def take_server() -> ServerProcess:
+    """The server that was started early, or a fresh one; `main` ends it."""
+    if not _early:
+        _early.append(ServerProcess())
+    return _early[0]
+
+
+def kill_servers() -> None:
+    """Ends what this process started; a further Ctrl-C can't interrupt it."""
+    if _early:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while _early:
+        _early.pop().kill()
+
+
+def needs_own_server(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+    """True when the command line will surely need an embedded server, as far as a glance at it
+    tells.
+    """
+    if "run" not in arguments[:1] or env.get("ALLOTMENT_SERVER") or env.get("ALLOTMENT_PROFILE"):
+        return False
+    options = {argument.partition("=")[0] for argument in arguments}
+    return {"--target", "--out"} <= options and not options & {"--help", "--server", "--profile"}
+
+
+def _run(arguments: Sequence[str]) -> int:
+    # After the server's start, since it takes longest.
+    import typer  # noqa: PLC0415
+
+    from allotment.cli.app import app  # noqa: PLC0415
+    from allotment_core.errors import AllotmentError  # noqa: PLC0415
+
+    usage_error: Any = typer.BadParameter.__base__
+    try:
+        status = app(args=list(arguments), prog_name="allotment", standalone_mode=False)
+    except usage_error as e:
+        hint = f" (see `{e.ctx.command_path} --help`)" if e.ctx else ""
+        print(f"error: {e.format_message()}{hint}", file=sys.stderr)
+        return 2
+    except usage_error.__base__ as e:
+        print(f"error: {e.format_message()}", file=sys.stderr)
+        return 1
+    except typer.Abort:
+        return 130
+    except AllotmentError as e:
+        print(f"error: {e.message} [{e.reason}]", file=sys.stderr)
+        for violation in e.violations:
+            print(f"  {violation.field}: {violation.description}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing to say to anyone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""`allotment run`: from a file to a model, within a budget that counts from the command's own
+start.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from allotment.cli import main
+from allotment.cli.data import column_roles
+from allotment.cli.options import CHOICE, parse_duration_s
+from allotment.cli.search import Interrupted, Request, Search
+from allotment.cli.server_process import ServerFailed
+from allotment.cli.started import STARTED_MONOTONIC
+from allotment.cli.view import View
+from allotment.settings import Settings, resolve
+from allotment_core.errors import FailedPrecondition, InvalidArgument, clip
+
+SHORTEST_BUDGET_S = 10.0
+DEFAULT_BUDGET_S = 60.0
+
+
+def run(
+    train: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet or JSONL with labelled rows")],
+    target: Annotated[str, typer.Option(help="The column to learn.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx, manifest.json and so on.")],
+    task: Annotated[str, typer.Option(help="binary, multiclass or regression")] = "",
+    metric: Annotated[
+        str, typer.Option(help="log_loss, auc, ap, accuracy, f1, rmse, mae or r2")
+    ] = "",
+    budget: Annotated[
+        str, typer.Option(help="Wall time from the command's start: 60s, 5m; at least 10s.")
+    ] = "",
+    trials: Annotated[int, typer.Option(help="At most so many trials.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same folds.", min=0)] = 0,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Leave a column out; repeatable.")
+    ] = None,
+    weight: Annotated[str, typer.Option(help="Column with the rows' weights.")] = "",
+    group: Annotated[str, typer.Option(help="Column whose groups are never split.")] = "",
+    time: Annotated[str, typer.Option(help="Column that orders the rows in time.")] = "",
+    max_parallel: Annotated[int, typer.Option(help="Trials at once; 0: all slots.", min=0)] = 0,
+    server: Annotated[str, typer.Option(help="HOST:PORT [env ALLOTMENT_SERVER]")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Search the best model for a column of a table.
+
+    Starts a server of its own unless one is named. Leaves model.onnx, manifest.json and
+    leaderboard.csv in the folder. Ctrl-C stops the search and writes the best model so far; a
+    second one aborts.
+    """
+    CHOICE.server = server or CHOICE.server
+    request = Request(
+        train=train,
+        target=target,
+        out=out,
+        task=task,
+        metric=metric,
+        budget_s=_budget_s(budget, trials),
+        trials=trials,
+        seed=seed,
+        ignore=tuple(ignore or ()),
+        weight=weight,
+        group=group,
+        time=time,
+        max_parallel=max_parallel,
+        roles=column_roles(ignore or (), weight, group, time),
+        started_monotonic=STARTED_MONOTONIC,
+    )
+    _check_files(request)
+    search = Search(request, View(as_json=as_json, budget_s=request.budget_s), _settings)
+    try:
+        asyncio.run(search.run())
+    except Interrupted:
+        raise typer.Exit(130) from None
+    except ServerFailed as e:
+        raise FailedPrecondition(str(e), reason="SERVER_FAILED") from e
+
+
+def _budget_s(budget: str, trials: int) -> float | None:
+    """None: trials alone limit the search. Raises: InvalidArgument (BUDGET_TOO_SHORT)."""
+    if not budget:
+        return None if trials else DEFAULT_BUDGET_S
+    budget_s = parse_duration_s(budget)
+    if budget_s < SHORTEST_BUDGET_S:
+        raise InvalidArgument(
+            f"a budget of {clip(budget)} is too short; it has to be at least "
+            f"{SHORTEST_BUDGET_S:g} s, for example --budget 10s",
+            reason="BUDGET_TOO_SHORT",
+        )
+    return budget_s
+
+
+def _check_files(request: Request) -> None:
+    """Finds what would fail at the end before anything is begun. Raises: InvalidArgument."""
+    if not request.train.is_file():
+        raise InvalidArgument(
+            f"{request.train} is not a file that exists; name the file with the labelled rows",
+            reason="FILE_UNREADABLE",
+        )
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InvalidArgument(
+            f"the folder {request.out} can't be made: {e.strerror}; choose another --out",
+            reason="FILE_UNWRITABLE",
+        ) from e
+    if not os.access(request.out, os.W_OK):
+        raise InvalidArgument(
+            f"the folder {request.out} is not writable; choose another --out",
+            reason="FILE_UNWRITABLE",
+        )
+
+
+def _settings() -> Settings:
+    """The named server, or one of our own; blocks until that serves."""
+    if CHOICE.server or CHOICE.profile or os.environ.get("ALLOTMENT_SERVER"):
+        return _named()
+    if os.environ.get("ALLOTMENT_PROFILE"):
+        return _named()
+    ready = main.take_server().wait_ready()
+    return Settings(address=ready.address, token=ready.token)
+
+
+def _named() -> Settings:
+    return resolve(
+        os.environ,
+        address=CHOICE.server,
+        token=CHOICE.token,
+        ca=CHOICE.ca,
+        profile=CHOICE.profile,
+        tenant=CHOICE.tenant,
+    )

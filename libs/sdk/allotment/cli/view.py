@@ -1,0 +1,161 @@
+"""What `allotment run` shows: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from allotment.cli.leaderboard import ranked
+from allotment.cli.render import number, print_json, print_table
+from allotment.cli.started import STARTED_MONOTONIC
+from allotment.types import Change, DatasetVersion, Experiment, Model, Progress, Trial, TrialState
+from allotment.types import Warning as DataWarning
+
+TABLE_ROWS = 10
+
+
+class View:
+    """Everything goes to stdout, and with `as_json` to stderr, so that stdout has the result
+    alone.
+    """
+
+    def __init__(self, *, as_json: bool, budget_s: float | None) -> None:
+        self._as_json = as_json
+        self._budget_s = budget_s
+        self._console = Console(stderr=as_json, highlight=False)
+        self._live: Live | None = None
+        self._experiment: Experiment | None = None
+        self._trials: dict[str, Trial] = {}
+        self._told: set[str] = set()
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._status,
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the terminal as it was; calling it again does nothing."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def uploading(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            if self._live is None and progress.stage in ("upload", "parse"):
+                self.note(f"{progress.stage} ...")
+
+    def data(self, version: DatasetVersion) -> None:
+        self._stage = "search"
+        used = sum(column.role == "feature" for column in version.columns)
+        self.note(
+            f"{version.row_count} rows, {len(version.columns)} columns, {used} of them usable"
+        )
+        self._warn(version.warnings)
+
+    def begun(self, experiment: Experiment, version: DatasetVersion) -> None:
+        self._experiment = experiment
+        known = set(version.warnings)
+        self._warn([warning for warning in experiment.warnings if warning not in known])
+        classes = f", {len(experiment.classes)} classes" if experiment.classes else ""
+        self.note(
+            f"learning {experiment.target!r}: {experiment.task}{classes}, by {experiment.metric}"
+        )
+
+    def _warn(self, warnings: Sequence[DataWarning]) -> None:
+        for warning in warnings:
+            self.note(f"warning: {warning.message}")
+
+    def changed(self, change: Change) -> None:
+        if isinstance(change, Experiment):
+            if self._experiment is None or change.best_model != self._experiment.best_model:
+                self.note(
+                    f"{self._clock()} model {change.best_model.rsplit('/', 1)[-1]}: "
+                    f"{change.metric} {number(change.best_score)}"
+                )
+            self._experiment = change
+        elif isinstance(change, Trial):
+            self._trials[change.name] = change
+            ended = change.end_time is not None and change.state is not TrialState.CANCELLED
+            if ended and change.name not in self._told:
+                self._told.add(change.name)
+                self.note(self._trial_line(change))
+
+    def _trial_line(self, trial: Trial) -> str:
+        metric = self._experiment.metric if self._experiment else "score"
+        ending = f"{metric} {number(trial.score)}" if trial.score is not None else str(trial.state)
+        why = f": {trial.problem.message}" if trial.problem else ""
+        return f"{self._clock()} trial {trial.id} {trial.family}: {ending}{why}"
+
+    def _clock(self) -> str:
+        return f"{time.monotonic() - STARTED_MONOTONIC:6.1f} s"
+
+    def _status(self) -> Text:
+        spent_s = time.monotonic() - STARTED_MONOTONIC
+        left = (
+            "" if self._budget_s is None else f", {max(0.0, self._budget_s - spent_s):.0f} s left"
+        )
+        if self._experiment is None:
+            return Text(f"{self._stage or 'starting'} ... {spent_s:.0f} s{left}")
+        running = [t for t in self._trials.values() if t.state is TrialState.RUNNING]
+        names = ", ".join(t.family for t in running) or "no trial"
+        finished = sum(t.end_time is not None for t in self._trials.values())
+        best = number(self._experiment.best_score)
+        return Text(
+            f"{finished} trials finished, {names} running, "
+            f"best {self._experiment.metric} {best}{left}",
+            style="bold",
+        )
+
+    def finished(
+        self, experiment: Experiment, model: Model, trials: Sequence[Trial], files: Sequence[Path]
+    ) -> None:
+        """The leaderboard and what was written."""
+        self.close()
+        board = ranked(trials, experiment.metric)
+        if self._as_json:
+            print_json(
+                {
+                    "model": model,
+                    "files": {path.name: str(path) for path in files},
+                    "trials": board,
+                    "warnings": experiment.warnings,
+                }
+            )
+            return
+        print_table(
+            ("TRIAL", "FAMILY", str(experiment.metric).upper(), "FIT S", "STATE"),
+            (
+                (t.id, t.family, number(t.score), f"{t.fit_s:.2f}", str(t.state))
+                for t in board[:TABLE_ROWS]
+            ),
+        )
+        if len(board) > TABLE_ROWS:
+            print(f"... and {len(board) - TABLE_ROWS} more in leaderboard.csv")
+        for path in files:
+            print(f"written: {path}")
+        sys.stdout.flush()
