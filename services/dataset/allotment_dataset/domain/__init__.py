@@ -1,0 +1,1 @@
+"""What the dataset service knows: uploads, imports, datasets, blobs. No wire, no SQL, no files."""

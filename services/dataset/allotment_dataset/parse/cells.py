@@ -1,0 +1,124 @@
+"""How cells are read: blanks, numbers, missing markers, dates. The rules of every format and of every later reader.
+
+* A cell that is empty or white space alone is missing, in every column.
+* A number is digits with an optional sign, decimal mark and exponent, or inf/infinity with an optional sign in any
+  case; white space around it is dropped. Digits whose value is too large for a float64 are no number.
+* A missing marker ("NA", "?") is missing only in columns whose other cells are all numbers or all dates; in a
+  categorical column it stays the value that it is.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+STRONG_MARKERS = frozenset(
+    ("NA", "N/A", "n/a", "#N/A", "<NA>", "na", "NaN", "nan", "NAN", "-nan", "NULL", "null", "Null")
+) | frozenset(("?", "#NA", "#NULL!", "#VALUE!", "#DIV/0!", "\\N"))
+"""Cells that mean "missing" wherever the rest of the column is numbers or dates."""
+
+WEAK_MARKERS = frozenset(("none", "None", "NONE", "missing", "unknown", "Unknown", "-", "--", ".", "*"))
+"""Cells that mean "missing" among more than `FEW_VALUES` distinct numbers; among fewer they may be a category."""
+
+FEW_VALUES = 20
+"""Distinct numbers of a column that may be codes of categories rather than measurements."""
+
+EXACT_INTEGER = 2**53
+"""Integers beyond it are not all float64: such columns stay strings."""
+
+_NUMBER_DOT = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?$"
+_NUMBER_COMMA = r"^[+-]?(?:[0-9]+,?[0-9]*|,[0-9]+)(?:[eE][+-]?[0-9]{1,5})?$"
+_INFINITE = r"(?i)^[+-]?inf(?:inity)?$"
+_GROUPED = r"^[+-]?[0-9]{1,3}(?:,[0-9]{3})+$"
+_BARE_INTEGER = r"^[+-]?[0-9]{16,}$"
+
+Floats = npt.NDArray[np.float64]
+
+
+def is_number(trimmed: Any, decimal: str) -> Any:
+    """A boolean array: which of the trimmed strings are numbers with this decimal mark."""
+    pattern = _NUMBER_DOT if decimal == "." else _NUMBER_COMMA
+    shape = pc.match_substring_regex(trimmed, pattern)
+    return pc.or_(shape, pc.match_substring_regex(trimmed, _INFINITE))
+
+
+def is_grouped(trimmed: Any) -> Any:
+    """Which strings look like digits in groups of three: "1,234" reads as 1234 or as 1.234."""
+    return pc.match_substring_regex(trimmed, _GROUPED)
+
+
+def to_numbers(trimmed: Any, decimal: str) -> Floats:
+    """The values of strings for which `is_number` holds. Too large a number becomes an infinity."""
+    if decimal == ",":
+        trimmed = pc.replace_substring(trimmed, ",", ".")
+    try:
+        values = trimmed.cast(pa.float64())
+    except pa.ArrowInvalid:  # A leading plus is all that the cast refuses.
+        values = pc.replace_substring_regex(trimmed, r"^\+", "").cast(pa.float64())
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def overflowing(trimmed: Any, values: Floats) -> bool:
+    """True when digits became an infinity."""
+    infinite = np.isinf(values)
+    if not infinite.any():
+        return False
+    spelt = trimmed.filter(pa.array(infinite))
+    return not pc.all(pc.match_substring_regex(spelt, _INFINITE)).as_py()
+
+
+def inexact_integers(trimmed: Any) -> bool:
+    """True when an integer among the strings is not exactly a float64."""
+    long = trimmed.filter(pc.match_substring_regex(trimmed, _BARE_INTEGER))
+    return any(int(text) != int(float(text)) for text in long.to_pylist())
+
+
+def number_text(value: float) -> str:
+    """The shortest spelling of a number that reads back as it: "1" for 1.0, "0.1", "1e+22"."""
+    if value.is_integer() and abs(value) < 1e16:
+        return str(int(value))
+    return repr(value)
+
+
+_DAY = {"Y": "[0-9]{4}", "m": "(?:0[1-9]|1[0-2])", "d": "(?:0[1-9]|[12][0-9]|3[01])"}
+_HOUR = {"H": "(?:[01][0-9]|2[0-3])", "M": "[0-5][0-9]", "S": "[0-5][0-9]", "f": "[0-9]{1,9}"}
+_PARTS = _DAY | _HOUR
+_DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y")
+_TIMES = (" %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M")
+
+DATE_FORMATS: tuple[str, ...] = (
+    *_DATES,
+    *(date + time for date in _DATES for time in _TIMES[:2]),
+    *("%Y-%m-%d" + time for time in _TIMES[2:]),
+    "%Y-%m-%dT%H:%M:%SZ",
+    "%Y-%m-%d %H:%M:%S.%f",
+    "%Y-%m-%dT%H:%M:%S.%f",
+    "%Y-%m-%dT%H:%M:%S.%fZ",
+    "%Y-%m",
+)
+"""Patterns that are found out, the preferred one first. Fields have their full width ("03", not "3")."""
+
+
+def date_regex(date_format: str) -> str:
+    """The regular expression of a pattern's cells."""
+    pieces = re.split(r"(%[YmdHMSf])", date_format)
+    body = "".join(_PARTS[p[1:]] if p.startswith("%") else re.escape(p) for p in pieces)
+    return f"^{body}$"
+
+
+def is_date(trimmed: Any, date_format: str) -> Any:
+    """Which of the trimmed strings are days that exist, spelt by the pattern."""
+    shape = pc.match_substring_regex(trimmed, date_regex(date_format))
+    plain = re.sub(r"\.%f", "", date_format)
+    if plain != date_format:
+        trimmed = pc.replace_substring_regex(trimmed, r"\.[0-9]+", "")
+    if plain == "%Y-%m":
+        return shape
+    parsed = pc.strptime(trimmed, format=plain, unit="s", error_is_null=True)
+    # strptime rolls 31 February over: a real day formats back to itself.
+    filled = pc.fill_null(parsed, pa.scalar(0, pa.timestamp("s")))
+    same = pc.equal(pc.strftime(filled, format=plain), trimmed)
+    return pc.and_(shape, pc.and_(pc.is_valid(parsed), same))
