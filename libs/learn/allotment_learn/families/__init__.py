@@ -1,0 +1,1 @@
+"""Model families: how each is fitted, and what its library says of it afterwards."""

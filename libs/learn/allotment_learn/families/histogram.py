@@ -1,0 +1,43 @@
+"""Histogram gradient boosting of scikit-learn."""
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from allotment_learn.families.training import Training
+from allotment_learn.forms import Fitted, Link, TreesForm
+from allotment_learn.task import Floats
+from allotment_learn.trees import of_hist_gradient_boosting
+
+
+def fit(training: Training) -> Fitted:
+    params = {
+        "max_iter": training.integer("max_iter", 100),
+        "learning_rate": training.number("learning_rate", 0.1),
+        "max_leaf_nodes": training.integer("max_leaf_nodes", 31),
+        "min_samples_leaf": training.integer("min_samples_leaf", 20),
+        "l2_regularization": training.number("l2_regularization", 0.0),
+        "early_stopping": False,
+        "random_state": training.seed % 2**32,
+        "categorical_features": None,
+    }
+    classifies = training.class_count > 0
+    kind = HistGradientBoostingClassifier if classifies else HistGradientBoostingRegressor
+    model = kind(**params)
+    model.fit(training.matrix, training.target, sample_weight=training.weights)
+    if not classifies:
+        link = Link.IDENTITY
+    else:
+        link = Link.SIGMOID if training.class_count == 2 else Link.SOFTMAX
+    # Fitted trees and base have no public name in scikit-learn; a test compares the graphs with `predict`.
+    form = TreesForm(
+        of_hist_gradient_boosting(model._predictors),
+        np.asarray(model._baseline_prediction, dtype=np.float64).reshape(-1),
+        1.0,
+        False,
+        link,
+    )
+
+    def numbers(matrix: Floats) -> Floats:
+        return np.asarray(model.predict(matrix)[:, None], dtype=np.float64)
+
+    return Fitted(model.predict_proba if classifies else numbers, form)

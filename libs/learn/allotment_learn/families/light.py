@@ -1,0 +1,93 @@
+"""LightGBM, where it can be loaded: it needs the system's OpenMP library (libgomp1)."""
+
+from typing import Any
+
+import numpy as np
+
+from allotment_learn.errors import DeadlineReached, FamilyUnavailable
+from allotment_learn.families.training import Training
+from allotment_learn.forms import Fitted, Link, TreesForm
+from allotment_learn.task import Floats
+from allotment_learn.trees import of_lightgbm
+
+try:
+    import lightgbm
+except (ImportError, OSError) as error:
+    lightgbm = None
+    _PROBLEM = (
+        "LightGBM can't be loaded: the system's OpenMP library is missing; install libgomp1"
+        if "libgomp" in str(error)
+        else "LightGBM can't be loaded: install it with `pip install 'allotment[trainer]'`"
+    )
+else:
+    _PROBLEM = ""
+
+
+def unavailable_because() -> str:
+    """Empty when the family can be trained here."""
+    return _PROBLEM
+
+
+def fit(training: Training) -> Fitted:
+    """Raises: FamilyUnavailable; DeadlineReached between two rounds."""
+    if lightgbm is None:
+        raise FamilyUnavailable(_PROBLEM)
+    data = lightgbm.Dataset(
+        training.matrix, training.target, weight=training.weights, free_raw_data=True
+    )
+
+    def stop_in_time(_: Any) -> None:
+        if training.out_of_time():
+            raise DeadlineReached("the deadline came while LightGBM was boosting")
+
+    booster = lightgbm.train(
+        _params(training),
+        data,
+        num_boost_round=training.integer("n_estimators", 100),
+        callbacks=[stop_in_time],
+    )
+    outputs = training.output_count
+    if not training.class_count:
+        link = Link.IDENTITY
+    else:
+        link = Link.SIGMOID if training.class_count == 2 else Link.SOFTMAX
+    form = TreesForm(
+        of_lightgbm(booster.model_to_string(num_iteration=-1), outputs),
+        np.zeros(outputs),
+        1.0,
+        False,
+        link,
+    )
+
+    def predict(matrix: Floats) -> Floats:
+        found = np.asarray(booster.predict(matrix, num_threads=training.threads), dtype=np.float64)
+        if training.class_count == 2:
+            return np.stack([1.0 - found, found], axis=1)
+        return found if training.class_count else found[:, None]
+
+    return Fitted(predict, form)
+
+
+def _params(training: Training) -> dict[str, str | float | int | bool]:
+    bagging = training.number("bagging_fraction", 1.0)
+    params: dict[str, str | float | int | bool] = {
+        "objective": "regression",
+        "learning_rate": training.number("learning_rate", 0.1),
+        "num_leaves": training.integer("num_leaves", 31),
+        "min_child_samples": training.integer("min_child_samples", 20),
+        "feature_fraction": training.number("feature_fraction", 1.0),
+        "bagging_fraction": bagging,
+        "bagging_freq": 1 if bagging < 1 else 0,
+        "lambda_l2": training.number("lambda_l2", 0.0),
+        "num_threads": training.threads,
+        "seed": training.seed % 2**31,
+        "deterministic": True,
+        # Else LightGBM times both layouts at the start, and which wins is a matter of chance.
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+    if training.class_count == 2:
+        params["objective"] = "binary"
+    elif training.class_count:
+        params |= {"objective": "multiclass", "num_class": training.class_count}
+    return params

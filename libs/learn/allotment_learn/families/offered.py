@@ -1,0 +1,51 @@
+"""The families by name, and which of them this machine can train."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from allotment_core.errors import InvalidArgument, clip
+
+from allotment_learn.errors import FamilyUnavailable
+from allotment_learn.families import constant, forests, histogram, light, linear
+from allotment_learn.families.training import Training
+from allotment_learn.forms import Fitted
+
+_FAMILIES: dict[str, Callable[[Training], Fitted]] = {
+    "constant": constant.fit,
+    "linear": linear.fit,
+    "random_forest": forests.fit_random_forest,
+    "extra_trees": forests.fit_extra_trees,
+    "hist_gradient_boosting": histogram.fit,
+    "lightgbm": light.fit,
+}
+TAKES_MISSING = frozenset({"constant", "hist_gradient_boosting", "lightgbm"})
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedFamily:
+    """`reason` says why it is not available; empty when it is."""
+
+    family: str
+    available: bool
+    reason: str
+
+
+def offered_families() -> list[OfferedFamily]:
+    """Every family that this version knows."""
+    problems = {"lightgbm": light.unavailable_because()}
+    return [
+        OfferedFamily(name, not problems.get(name, ""), problems.get(name, ""))
+        for name in _FAMILIES
+    ]
+
+
+def fitter(family: str) -> Callable[[Training], Fitted]:
+    """Raises: InvalidArgument for an unknown family, FamilyUnavailable for one that can't be loaded."""
+    if family not in _FAMILIES:
+        raise InvalidArgument(
+            f"there is no model family '{clip(family)}'; choose one of {', '.join(_FAMILIES)}",
+            reason="NO_SUCH_FAMILY",
+        )
+    if family == "lightgbm" and light.unavailable_because():
+        raise FamilyUnavailable(light.unavailable_because())
+    return _FAMILIES[family]

@@ -1,0 +1,60 @@
+"""A fitted model as numbers: what a graph is written from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from allotment_learn.task import Floats
+from allotment_learn.trees import Trees
+
+
+class Link(Enum):
+    """From a model's raw outputs to its predictions."""
+
+    IDENTITY = "identity"
+    COMPLEMENT = "complement"
+    """One output p, the second class's probability: [1 - p, p]."""
+    SIGMOID = "sigmoid"
+    """One output, the second class's log-odds."""
+    SOFTMAX = "softmax"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConstantForm:
+    """The same prediction for every row, [outputs]."""
+
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearForm:
+    """matrix @ weights + intercept; weights [width, outputs]."""
+
+    weights: Floats
+    intercept: Floats
+    link: Link
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreesForm:
+    """(base + sum of the leaves' values) / divisor; base [outputs].
+
+    `single_precision`: the matrix is rounded to float32 before it is compared.
+    """
+
+    trees: Trees
+    base: Floats
+    divisor: float
+    single_precision: bool
+    link: Link
+
+
+Form = ConstantForm | LinearForm | TreesForm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """`predict` is the source library's own: [rows, classes that were there] or [rows, 1]."""
+
+    predict: Callable[[Floats], Floats]
+    form: Form
