@@ -39,9 +39,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    server: Annotated[str, typer.Option(help="HOST:PORT [env ALLOTMENT_SERVER]")] = "",
-    token: Annotated[str, typer.Option(help="Token [env ALLOTMENT_TOKEN]")] = "",
-    ca: Annotated[Path | None, typer.Option(help="CA file (PEM) [env ALLOTMENT_CA]")] = None,
+    server: Annotated[str, typer.Option(help="HOST:PORT (env ALLOTMENT_SERVER)")] = "",
+    token: Annotated[str, typer.Option(help="Token (env ALLOTMENT_TOKEN)")] = "",
+    ca: Annotated[Path | None, typer.Option(help="CA file (PEM) (env ALLOTMENT_CA)")] = None,
     profile: Annotated[str, typer.Option(help="Profile in ~/.config/allotment/config.toml")] = "",
     tenant: Annotated[str, typer.Option(help="Tenant; the token's own by default")] = "",
     show_version: Annotated[

@@ -12,7 +12,7 @@ import typer
 from allotment.cli import main
 from allotment.cli.data import column_roles
 from allotment.cli.options import CHOICE, parse_duration_s
-from allotment.cli.search import Interrupted, Request, Search
+from allotment.cli.request import Interrupted, Request
 from allotment.cli.server_process import ServerFailed
 from allotment.cli.started import STARTED_MONOTONIC
 from allotment.cli.view import View
@@ -43,7 +43,7 @@ def run(
     group: Annotated[str, typer.Option(help="Column whose groups are never split.")] = "",
     time: Annotated[str, typer.Option(help="Column that orders the rows in time.")] = "",
     max_parallel: Annotated[int, typer.Option(help="Trials at once; 0: all slots.", min=0)] = 0,
-    server: Annotated[str, typer.Option(help="HOST:PORT [env ALLOTMENT_SERVER]")] = "",
+    server: Annotated[str, typer.Option(help="HOST:PORT (env ALLOTMENT_SERVER)")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search the best model for a column of a table.
@@ -71,6 +71,9 @@ def run(
         started_monotonic=STARTED_MONOTONIC,
     )
     _check_files(request)
+    # gRPC: only now, so that other commands and wrong usage don't wait for it.
+    from allotment.cli.search import Search  # noqa: PLC0415
+
     search = Search(request, View(as_json=as_json, budget_s=request.budget_s), _settings)
     try:
         asyncio.run(search.run())

@@ -19,9 +19,10 @@ from allotment.aio.client import AsyncClient
 from allotment.cli import main
 from allotment.cli.leaderboard import write_files
 from allotment.cli.options import say
+from allotment.cli.request import Interrupted, Request
 from allotment.cli.view import View
 from allotment.settings import Settings
-from allotment.types import ColumnRole, Experiment, ExperimentState, Model, ModelState, Trial
+from allotment.types import Experiment, ExperimentState, Model, ModelState, Trial
 from allotment_core.errors import AllotmentError, FailedPrecondition, NotFound
 
 GRACE_S = 0.4
@@ -32,35 +33,6 @@ STOP_GRACE_S = 3.0
 """After Ctrl-C it has so long."""
 FIRST_MODEL_GRACE_S = 30.0
 """After Ctrl-C without a model at hand it has so long to make the first one ready."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C: the best model so far is written, if there is one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the command line asks for. `budget_s` None: `trials` alone limit the search."""
-
-    train: Path
-    target: str
-    out: Path
-    task: str
-    metric: str
-    budget_s: float | None
-    trials: int
-    seed: int
-    ignore: tuple[str, ...]
-    weight: str
-    group: str
-    time: str
-    max_parallel: int
-    roles: dict[str, ColumnRole]
-    started_monotonic: float
-
-    @property
-    def deadline_monotonic(self) -> float | None:
-        return None if self.budget_s is None else self.started_monotonic + self.budget_s
 
 
 @dataclass(slots=True)

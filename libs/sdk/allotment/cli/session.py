@@ -1,13 +1,20 @@
 """The client of a command."""
 
+from typing import TYPE_CHECKING
+
 from allotment.cli.options import CHOICE, say
-from allotment.sync.client import Client
+
+if TYPE_CHECKING:
+    from allotment.sync.client import Client
 
 
-def connect() -> Client:
+def connect() -> "Client":
     """A client for the server that options, environment or profile name; says when the server is
     away.
     """
+    # Commands that need no server, and help, start without gRPC.
+    from allotment.sync.client import Client  # noqa: PLC0415
+
     return Client(
         CHOICE.server,
         token=CHOICE.token,
