@@ -1,0 +1,1 @@
+"""Who gets which slots: tenants, leases, their division and their trainers. Pure."""

@@ -1,0 +1,144 @@
+"""The right to run one trainer on some slots for a while.
+
+The server's clock alone counts. A lease that is not renewed in time ends, and its slots are given
+again only when its trainer is known to be gone.
+"""
+
+import enum
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from allotment_core.errors import FailedPrecondition
+from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
+from allotment_core.states import Moves
+
+
+class LeaseState(enum.Enum):
+    QUEUED = "QUEUED"
+    HELD = "HELD"
+    REVOKING = "REVOKING"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
+MOVES = Moves(
+    {
+        LeaseState.QUEUED: frozenset({LeaseState.HELD, LeaseState.RELEASED}),
+        LeaseState.HELD: frozenset(
+            {LeaseState.HELD, LeaseState.REVOKING, LeaseState.RELEASED, LeaseState.EXPIRED}
+        ),
+        LeaseState.REVOKING: frozenset({LeaseState.RELEASED, LeaseState.EXPIRED}),
+        LeaseState.RELEASED: frozenset(),
+        LeaseState.EXPIRED: frozenset(),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the allocator ended a lease, or could not start its trainer."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a lease waits, what would end the wait, and its place in the queue (0: not queued)."""
+
+    reason: str
+    message: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """One lease at one revision; every change makes the next one."""
+
+    name: LeaseName
+    holder: ExperimentName
+    slot_count: int
+    create_time: datetime
+    state: LeaseState = LeaseState.QUEUED
+    epoch: int = 0
+    pool: PoolName | None = None
+    grant_time: datetime | None = None
+    expire_time: datetime | None = None
+    revoke_deadline: datetime | None = None
+    end_time: datetime | None = None
+    problem: Problem | None = None
+    revision: int = 1
+
+    @property
+    def tenant(self) -> TenantName:
+        return self.name.tenant
+
+    @property
+    def ended(self) -> bool:
+        return self.state in MOVES.final
+
+    @property
+    def granted(self) -> bool:
+        """Whether it has slots now."""
+        return self.state in (LeaseState.HELD, LeaseState.REVOKING)
+
+    def granted_from(self, pool: PoolName, now: datetime, ttl_s: float) -> "Lease":
+        """The first grant: epoch 1."""
+        if self.state is not LeaseState.QUEUED:
+            raise FailedPrecondition(f"{self.name} is {self.state.name} already")
+        return self._to(
+            LeaseState.HELD,
+            epoch=self.epoch + 1,
+            pool=pool,
+            grant_time=now,
+            expire_time=now + timedelta(seconds=ttl_s),
+        )
+
+    def restarted(self, problem: Problem | None) -> "Lease":
+        """A new trainer takes over: the next epoch. Its time to live is not extended."""
+        if self.state is not LeaseState.HELD:
+            raise FailedPrecondition(f"{self.name} is {self.state.name}: it gets no new trainer")
+        return self._to(LeaseState.HELD, epoch=self.epoch + 1, problem=problem)
+
+    def mended(self) -> "Lease":
+        """Its trainer runs again: no problem any more."""
+        return replace(self, problem=None, revision=self.revision + 1)
+
+    def renewed(self, now: datetime, ttl_s: float) -> "Lease":
+        return replace(self, expire_time=now + timedelta(seconds=ttl_s), revision=self.revision + 1)
+
+    def revoked(self, now: datetime, grace_s: float, problem: Problem) -> "Lease":
+        deadline = now + timedelta(seconds=grace_s)
+        return self._to(LeaseState.REVOKING, revoke_deadline=deadline, problem=problem)
+
+    def released(self, now: datetime) -> "Lease":
+        return self._to(LeaseState.RELEASED, end_time=now)
+
+    def expired(self, now: datetime) -> "Lease":
+        """The allocator ends it; the reason stays that of its revocation where there was one."""
+        problem = self.problem
+        if self.state is not LeaseState.REVOKING or problem is None:
+            problem = Problem(
+                "LEASE_EXPIRED",
+                f"{self.name} was not renewed before {self.expire_time}; its trainer is stopped",
+            )
+        return self._to(LeaseState.EXPIRED, end_time=now, problem=problem)
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether its time, or the grace after its revocation, is over."""
+        if not self.granted:
+            return False
+        limits = (self.expire_time, self.revoke_deadline)
+        return any(limit is not None and limit <= now for limit in limits)
+
+    def slot_seconds(self, now: datetime) -> float:
+        """Slots x seconds that it held until it ended, or until now."""
+        if self.grant_time is None:
+            return 0.0
+        end = self.end_time or now
+        return self.slot_count * max(0.0, (end - self.grant_time).total_seconds())
+
+    def _to(self, state: LeaseState, **changes: Any) -> "Lease":
+        MOVES.check(self.state, state, what=str(self.name))
+        return replace(self, state=state, revision=self.revision + 1, **changes)

@@ -1,0 +1,89 @@
+"""What a division of the pool sees, and what it decides."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from allotment_allocator.domain.lease import Wait
+from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.tenant import Terms
+from allotment_core.names import ExperimentName, LeaseName, TenantName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A queued lease."""
+
+    lease: LeaseName
+    holder: ExperimentName
+    slot_count: int
+    create_time: datetime
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A lease that has slots."""
+
+    lease: LeaseName
+    holder: ExperimentName
+    slot_count: int
+    held_s: float
+    revoking: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The numbers of the division."""
+
+    minimum_runtime_s: float = 5.0
+    """A lease is left alone for this long after its grant."""
+    turn_s: float = 30.0
+    """Where there are more who want slots than slots: how long a turn is, at least."""
+    reserve_after_s: float = 15.0
+    """A lease of several slots that has waited so long keeps free slots when it is next."""
+    horizon_s: float = 30.0
+    """Seconds that a slot held now counts on top of what was attained: the use that it promises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that a decision depends on."""
+
+    pool: Pool
+    terms: Mapping[TenantName, Terms]
+    queued: tuple[Claim, ...]
+    held: tuple[Holding, ...]
+    attained: Mapping[TenantName | ExperimentName, float] = field(default_factory=dict)
+    """Faded slot-seconds; absent: none."""
+    leaving_slots: int = 0
+    """Slots of trainers whose lease has ended and that are not known to be gone."""
+    policy: Policy = Policy()
+
+
+class RevocationReason(enum.Enum):
+    GUARANTEE = "GUARANTEE"
+    """For a tenant that is below its guarantee."""
+    FAIR_SHARE = "FAIR_SHARE"
+    """For somebody who still has no more than the former holder after the change."""
+    TURN_OVER = "TURN_OVER"
+    """More wanted than there is: the former holder had more time, and at least a turn."""
+    POOL_SHRANK = "POOL_SHRANK"
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    lease: LeaseName
+    reason: RevocationReason
+    claim: LeaseName | None
+    """The queued lease that it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Leases to grant, leases to take back, and for every lease that stays queued the reason."""
+
+    grants: tuple[LeaseName, ...]
+    revocations: tuple[Revocation, ...]
+    waits: Mapping[LeaseName, Wait]

@@ -1,0 +1,102 @@
+"""The state of one division while it is being made: who holds what, and who is next."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+
+from allotment_allocator.domain.snapshot import Claim, Snapshot
+from allotment_allocator.domain.tenant import Terms
+from allotment_core.names import ExperimentName, TenantName
+
+_NO_TERMS = Terms()
+
+
+class Standing:
+    """Counts of slots that grants and revocations change as they are decided."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.policy = snapshot.policy
+        self.of_tenant: Counter[TenantName] = Counter()
+        self.of_experiment: Counter[ExperimentName] = Counter()
+        for holding in snapshot.held:
+            self.take(holding.holder, holding.slot_count)
+        used = sum(h.slot_count for h in snapshot.held) + snapshot.leaving_slots
+        self.free = snapshot.pool.slot_count - used
+        """Below 0 where the pool has shrunk."""
+
+    def copy(self) -> "Standing":
+        twin = Standing.__new__(Standing)
+        twin.snapshot, twin.policy, twin.free = self.snapshot, self.policy, self.free
+        twin.of_tenant, twin.of_experiment = self.of_tenant.copy(), self.of_experiment.copy()
+        return twin
+
+    def take(self, holder: ExperimentName, slot_count: int) -> None:
+        """The holder gets slots (or loses them: a negative count)."""
+        self.of_tenant[holder.tenant] += slot_count
+        self.of_experiment[holder] += slot_count
+
+    def terms(self, tenant: TenantName) -> Terms:
+        return self.snapshot.terms.get(tenant, _NO_TERMS)
+
+    def within_quota(self, claim: Claim) -> bool:
+        quota = self.terms(claim.lease.tenant).quota_slots
+        return not quota or self.of_tenant[claim.lease.tenant] + claim.slot_count <= quota
+
+    def within_guarantee(self, claim: Claim) -> bool:
+        tenant = claim.lease.tenant
+        return self.of_tenant[tenant] + claim.slot_count <= self.terms(tenant).guaranteed_slots
+
+    def tenant_level(self, tenant: TenantName, more_slots: int = 0) -> float:
+        """Attained slot-time per weight if it held so many more slots; who has least is next."""
+        return self._level(tenant, self.of_tenant[tenant] + more_slots) / self.terms(tenant).weight
+
+    def experiment_level(self, experiment: ExperimentName, more_slots: int = 0) -> float:
+        """The same among the experiments of one tenant."""
+        return self._level(experiment, self.of_experiment[experiment] + more_slots)
+
+    def _level(self, who: TenantName | ExperimentName, slots: int) -> float:
+        return self.snapshot.attained.get(who, 0.0) + self.policy.horizon_s * slots
+
+
+class Line:
+    """Claims in the order in which they are served, given what has been taken so far."""
+
+    def __init__(self, standing: Standing, claims: Iterator[Claim] | tuple[Claim, ...]) -> None:
+        self._standing = standing
+        self._queues: dict[TenantName, dict[ExperimentName, deque[Claim]]] = defaultdict(dict)
+        for claim in sorted(claims, key=lambda c: (c.create_time, c.lease)):
+            queues = self._queues[claim.lease.tenant]
+            queues.setdefault(claim.holder, deque()).append(claim)
+
+    def pop(self) -> Claim | None:
+        """The next claim: within guarantees first, then least slot-time of tenant, experiment."""
+        heads = (self._head(tenant) for tenant in self._queues)
+        best = min(heads, key=self._rank, default=None)
+        if best is None:
+            return None
+        queues = self._queues[best.lease.tenant]
+        queues[best.holder].popleft()
+        if not queues[best.holder]:
+            del queues[best.holder]
+        if not queues:
+            del self._queues[best.lease.tenant]
+        return best
+
+    def _head(self, tenant: TenantName) -> Claim:
+        return min(
+            (queue[0] for queue in self._queues[tenant].values()),
+            key=lambda c: (
+                self._standing.experiment_level(c.holder, c.slot_count),
+                c.create_time,
+                c.lease,
+            ),
+        )
+
+    def _rank(self, claim: Claim) -> tuple[bool, float, object, object]:
+        tenant = claim.lease.tenant
+        return (
+            not self._standing.within_guarantee(claim),
+            self._standing.tenant_level(tenant, claim.slot_count),
+            claim.create_time,
+            claim.lease,
+        )
