@@ -177,6 +177,11 @@ CLASS_OF_KIND: Mapping[ErrorKind, type[AllotmentError]] = {
 """The class that stands for a kind; INTERNAL is the root itself."""
 
 
+def not_found(name: object) -> NotFound:
+    """The one answer for a resource that is not there and for one that is another tenant's."""
+    return NotFound(f"{clip(name)} does not exist, or this token may not see it")
+
+
 def clip(value: object, limit: int = ECHO_LIMIT) -> str:
     """The value's text, printable and cut at `limit` characters: how errors repeat values."""
     text = str(value)

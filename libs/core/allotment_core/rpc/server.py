@@ -1,0 +1,207 @@
+"""The server: every service of a process on one address."""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from allotment_core.clock import Clock
+from allotment_core.errors import FailedPrecondition, InvalidArgument, Unimplemented, clip
+from allotment_core.rpc import health, reflection, status
+from allotment_core.rpc.access import Verifier
+from allotment_core.rpc.chain import MESSAGE_LIMIT_BYTES, Chain, Limits
+from allotment_core.rpc.health import Health
+from allotment_core.rpc.methods import Method, methods_of
+from allotment_core.rpc.metrics import RpcMetrics
+from allotment_core.rpc.reflection import Reflection
+from allotment_core.rpc.service import Service
+
+log = logging.getLogger(__name__)
+
+OPTIONS = (
+    # Two servers on one port must not share it in silence.
+    ("grpc.so_reuseport", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", 1024),
+    # Peers that vanished without a word are noticed; clients may ask as often as we do.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+_SHORTEST_NOTICE_S = 0.02
+"""Lets those who watch the health read NOT_SERVING before their stream ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files of a listener with TLS."""
+
+    certificate: Path
+    key: Path
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Finds a method by its path; unknown ones are answered as such, whatever their kind."""
+
+    def __init__(self, methods: Sequence[Method], chain: Chain) -> None:
+        self._handlers = {method.path: chain.handler(method) for method in methods}
+
+    def service(self, details: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        found = self._handlers.get(details.method)
+        return found or grpc.stream_stream_rpc_method_handler(_unknown(details.method))
+
+
+def _unknown(path: str) -> Any:
+    async def refuse(_requests: Any, context: Any) -> None:
+        error = Unimplemented(
+            f"this server does not serve {clip(path)}; compare its version with the client's",
+            reason="UNKNOWN_METHOD",
+        )
+        await context.abort(status.to_code(error), status.to_text(error), status.to_metadata(error))
+
+    return refuse
+
+
+class RpcServer:
+    """Serves services until it is stopped. Used from one asyncio loop."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        verifier: Verifier,
+        clock: Clock,
+        address: str,
+        *,
+        tls: TlsFiles | None = None,
+        metrics_port: int | None = None,
+        limits: Limits | None = None,
+        drain_notice_s: float = 0.0,
+    ) -> None:
+        """`address` is "host:port"; port 0 picks one. Without `tls` the host has to be loopback.
+
+        `metrics_port`: of http://127.0.0.1/metrics; None is off, 0 picks one.
+        `drain_notice_s`: how long health says NOT_SERVING before calls are refused.
+        Raises: ValueError for a method that may not be served (no access rule, no implementation);
+            InvalidArgument (INSECURE_ADDRESS).
+        """
+        if tls is None and not is_loopback(address):
+            raise InvalidArgument(
+                f"{clip(address)} is not a loopback address: serve on 127.0.0.1, or give a "
+                "certificate and a key",
+                reason="INSECURE_ADDRESS",
+            )
+        self.metrics = RpcMetrics()
+        self.metrics_port: int | None = None
+        self._wanted_metrics_port = metrics_port
+        self._services = tuple(services)
+        self._clock = clock
+        self._address = address
+        self._tls = tls
+        self._drain_notice_s = drain_notice_s
+        self._limits = limits or Limits()
+        self._chain = Chain(verifier=verifier, metrics=self.metrics, limits=self._limits)
+        methods = [method for service in services for method in methods_of(service)]
+        names = {method.path.split("/")[1] for method in methods}
+        self._health = Health(names)
+        methods += self._health.methods()
+        methods += Reflection(names | {health.SERVICE, *reflection.SERVICES}).methods()
+        self._methods = methods
+        self._server: grpc.aio.Server | None = None
+        self._started: list[Service] = []
+        self._stopped = False
+
+    async def start(self) -> int:
+        """Listens, starts the services in their order, then says SERVING. Returns the port.
+
+        Raises: FailedPrecondition (ADDRESS_IN_USE), what a service's start raises; then nothing
+        runs.
+        """
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._limits.calls)
+        self._server.add_generic_rpc_handlers((_Methods(self._methods, self._chain),))
+        try:
+            port = self._listen(self._server)
+            await self._server.start()
+            for service in self._services:
+                await service.start()
+                self._started.append(service)
+            if self._wanted_metrics_port is not None:
+                self.metrics_port = self.metrics.serve(self._wanted_metrics_port)
+        except BaseException:
+            await self.stop(0)
+            raise
+        self._health.set_serving(True)
+        log.info("serving", extra={"address": self._address, "port": port})
+        return port
+
+    def _listen(self, server: grpc.aio.Server) -> int:
+        try:
+            if self._tls is None:
+                return server.add_insecure_port(self._address)
+            credentials = grpc.ssl_server_credentials(
+                [(self._tls.key.read_bytes(), self._tls.certificate.read_bytes())]
+            )
+            return server.add_secure_port(self._address, credentials)
+        except RuntimeError as e:
+            raise FailedPrecondition(
+                f"can't listen on {clip(self._address)}: the address is in use or not this "
+                "machine's; stop the server that has it or choose another port",
+                reason="ADDRESS_IN_USE",
+            ) from e
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Drains: NOT_SERVING, streams end, services stop, unary calls have `grace_s` to end,
+        databases close. The second call does nothing.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        self._health.set_serving(False)
+        await asyncio.sleep(max(self._drain_notice_s, _SHORTEST_NOTICE_S))
+        self._chain.end_streams()
+        for service in reversed(self._started):
+            try:
+                await service.stop()
+            except Exception:
+                log.exception("a service did not stop cleanly", extra={"service": service.name})
+        if self._server is not None:
+            await self._end_calls(self._server, grace_s)
+        self.metrics.close()
+        for service in self._services:
+            if service.database is not None:
+                await service.database.close()
+
+    async def _end_calls(self, server: grpc.aio.Server, grace_s: float) -> None:
+        stopping = asyncio.ensure_future(server.stop(grace_s + 1.0))
+        await asyncio.wait([stopping], timeout=grace_s)
+        self._chain.end_calls()
+        await stopping
+
+    async def wait(self) -> None:
+        """Until the server has stopped."""
+        if self._server is not None:
+            await self._server.wait_for_termination()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether "host:port" (or "unix:path") can be reached from this machine alone."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
