@@ -29,7 +29,7 @@ from allotment_core.rpc import status
 from allotment_core.rpc.access import Verifier, authenticate
 from allotment_core.rpc.methods import PUBLIC, Method
 from allotment_core.rpc.metrics import RpcMetrics
-from allotment_core.rpc.requests import CheckedRequests, admit, decode, remember
+from allotment_core.rpc.requests import CheckedRequests, admit, decode, remember, single
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +60,12 @@ class Chain:
         self._running: dict[asyncio.Task[Any], bool] = {}
         self._streams: Counter[str] = Counter()
 
-    def handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    def handler(self, method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
         """The method's handler, on bytes: gRPC neither decodes nor encodes."""
         make: dict[tuple[bool, bool], tuple[Any, Any]] = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, self._unary_unary),
-            (False, True): (grpc.unary_stream_rpc_method_handler, self._unary_stream),
+            # As streams: grpc.aio itself never answers a call whose single request does not come.
+            (False, False): (grpc.stream_unary_rpc_method_handler, self._unary_unary),
+            (False, True): (grpc.stream_stream_rpc_method_handler, self._unary_stream),
             (True, False): (grpc.stream_unary_rpc_method_handler, self._stream_unary),
             (True, True): (grpc.stream_stream_rpc_method_handler, self._stream_stream),
         }
@@ -85,11 +86,13 @@ class Chain:
         for task in list(self._running):
             task.cancel()
 
-    def _unary_unary(self, method: Method) -> Callable[[bytes, Any], Awaitable[bytes | None]]:
-        async def serve(raw: bytes, context: Any) -> bytes | None:
+    def _unary_unary(
+        self, method: Method
+    ) -> Callable[[AsyncIterator[bytes], Any], Awaitable[bytes | None]]:
+        async def serve(raw: AsyncIterator[bytes], context: Any) -> bytes | None:
             async def answer(call: Call) -> bytes:
                 async with self._deadline(method, context):
-                    request = decode(method, raw)
+                    request = decode(method, await single(method, raw))
                     admit(method, request, call)
                     remember(method, request, call)
                     response = await _stored(method, call)
@@ -102,10 +105,13 @@ class Chain:
 
         return serve
 
-    def _unary_stream(self, method: Method) -> Callable[[bytes, Any], Awaitable[None]]:
-        async def serve(raw: bytes, context: Any) -> None:
+    def _unary_stream(
+        self, method: Method
+    ) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
+        async def serve(raw: AsyncIterator[bytes], context: Any) -> None:
             async def answer(call: Call) -> None:
-                request = decode(method, raw)
+                async with self._deadline(method, context):
+                    request = decode(method, await single(method, raw))
                 admit(method, request, call)
                 with self._one_stream(call):
                     await _send(method, method.behaviour(request, context), context)

@@ -24,6 +24,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 REQUEST_ID_RULE = "1 to 64 of letters, digits, '_', '-'"
 
 
+async def single(method: Method, raw: AsyncIterator[bytes]) -> bytes:
+    """The one message that a unary method gets. Raises: InvalidArgument (NO_REQUEST)."""
+    async for message in raw:
+        return message
+    raise InvalidArgument(f"{method.path} takes one message, none came", reason="NO_REQUEST")
+
+
 def decode(method: Method, raw: bytes) -> Message:
     """The request in these bytes. Raises: InvalidArgument (UNDECODABLE)."""
     try:

@@ -58,7 +58,7 @@ class _Methods(grpc.GenericRpcHandler):
     def __init__(self, methods: Sequence[Method], chain: Chain) -> None:
         self._handlers = {method.path: chain.handler(method) for method in methods}
 
-    def service(self, details: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    def service(self, details: Any) -> "grpc.RpcMethodHandler[Any, Any]":
         found = self._handlers.get(details.method)
         return found or grpc.stream_stream_rpc_method_handler(_unknown(details.method))
 
