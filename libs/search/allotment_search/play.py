@@ -17,7 +17,7 @@ _CHEAP_S = 2.0
 
 
 class History:
-    """The derivations that were proposed so far, in order; asks in constant time whether one was."""
+    """The derivations proposed so far, in order; tells in constant time whether one was."""
 
     def __init__(self, derivations: Iterable[Derivation] = ()) -> None:
         self._derivations = list(derivations)

@@ -1,0 +1,467 @@
+"""Leads one experiment: whatever happens to it goes through here, one change after the other."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+from allotment_controller.domain.experiment import Experiment, ExperimentState
+from allotment_controller.domain.keeper import LeaseKeeper
+from allotment_controller.domain.ledger import Edit, Ledger
+from allotment_controller.domain.messages import (
+    Acknowledge,
+    Assign,
+    Failure,
+    Heartbeat,
+    Order,
+    Progress,
+    Report,
+    Result,
+    RunningTrial,
+    Stop,
+)
+from allotment_controller.domain.model import Artefact, ModelState
+from allotment_controller.domain.ports import Changes, Datasets, Exports, Store
+from allotment_controller.domain.scheduler import Effects, Policy, advance, begin_finish
+from allotment_controller.domain.seat import Seat, SeatKey, Seats
+from allotment_controller.domain.task import Problem, Wait
+from allotment_controller.domain.trial import AttemptCause, Trial
+from allotment_core.clock import Clock
+from allotment_core.errors import (
+    Aborted,
+    AllotmentError,
+    DeadlineExceeded,
+    ErrorKind,
+    ResourceExhausted,
+    Unavailable,
+)
+from allotment_core.names import TrialName
+from allotment_search import Grammar
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+_WAIT_SHOWN_AFTER_S = 1.0
+_HEARTBEATS_TO_MISS = 3
+_TICK_S = 5.0
+_PASSING = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted)
+"""Errors of other services that a later try may not meet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all conductors share."""
+
+    store: Store
+    datasets: Datasets
+    exports: Exports
+    keeper: LeaseKeeper
+    seats: Seats
+    changes: Changes
+    clock: Clock
+    grammar: Grammar
+    away_grace_s: float
+    export_limit: int
+    trial_limit_s: float
+
+
+class Conductor:
+    """Holds the experiment's ledger. Ends when the experiment has ended."""
+
+    def __init__(self, ledger: Ledger, around: Surroundings) -> None:
+        self._ledger = ledger
+        self._around = around
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._wake_at: datetime | None = None
+        self._exports: dict[int, asyncio.Task[None]] = {}
+        self._leftovers: set[asyncio.Task[None]] = set()
+        self._absent_since: dict[SeatKey, float] = {}
+        self._short_since: float | None = None
+        self._misses: dict[SeatKey, int] = {}
+        self.name = ledger.experiment.name
+
+    @property
+    def experiment(self) -> Experiment:
+        return self._ledger.experiment
+
+    async def run(self) -> None:
+        """Leads the experiment to its end."""
+        for number in sorted(self._ledger.exporting):
+            self._start_export(number)
+        while not self.experiment.ended:
+            self._wake.clear()
+            try:
+                await self._change(lambda edit, effects: None)
+            except AllotmentError as e:
+                log.error(
+                    "step failed",
+                    extra={"experiment": str(self.name), "reason": e.reason, "error": e.message},
+                )
+                await asyncio.sleep(1.0)
+                continue
+            await self._sleep()
+        self._around.keeper.forget(self.name)
+        await self._finish_exports()
+
+    async def close(self) -> None:
+        """Stops what runs on its behalf; the experiment stays as it is."""
+        tasks = [*self._exports.values(), *self._leftovers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def poke(self) -> None:
+        """Something that it depends on may have changed."""
+        self._wake.set()
+
+    # What users ask for
+
+    async def pause(self, to_response: Callable[[Experiment], R]) -> R:
+        """Running trials go back to the queue.
+
+        Raises: FailedPrecondition unless RUNNING or PAUSED.
+        """
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            if edit.experiment.state is ExperimentState.PAUSED:
+                return
+            edit.experiment = edit.experiment.to(ExperimentState.PAUSED)
+            for trial in edit.open_trials():
+                if trial.is_out:
+                    effects.stopped.append((trial, "PAUSED"))
+                    edit.put_trial(trial.ended_attempt(AttemptCause.PAUSED, None, "", edit.now))
+
+        return await self._answer(alter, to_response)
+
+    async def resume(self, to_response: Callable[[Experiment], R]) -> R:
+        """Raises: FailedPrecondition unless PAUSED or RUNNING."""
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            if edit.experiment.state is not ExperimentState.RUNNING:
+                edit.experiment = edit.experiment.to(ExperimentState.RUNNING)
+
+        return await self._answer(alter, to_response)
+
+    async def cancel(self, to_response: Callable[[Experiment], R]) -> R:
+        """Trials end now, the best model is still made ready. An experiment that ends stays so."""
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            if edit.experiment.state in (ExperimentState.RUNNING, ExperimentState.PAUSED):
+                begin_finish(edit, effects, ExperimentState.CANCELLED, "CANCELLED")
+
+        return await self._answer(alter, to_response)
+
+    # What trainers say
+
+    async def report(self, seat: Seat, report: Report) -> None:
+        """Records a report once, however often it comes, and acknowledges it."""
+        key = report.key
+        if isinstance(report, Result | Failure) and seat.busy == RunningTrial(key.trial, key.epoch):
+            seat.busy = None
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            trial = self._trial_of(edit, key.trial)
+            heard = trial is not None and trial.hears(
+                str(seat.lease), seat.lease_epoch, key.epoch, key.sequence
+            )
+            if trial is not None and heard:
+                edit.put_trial(self._after(trial, report, seat, edit.now))
+
+        await self._change(alter, first=(seat, Acknowledge(key)))
+
+    def _trial_of(self, edit: Edit, name: TrialName) -> Trial | None:
+        mine = name.experiment == self.name and name.trial_id.isdecimal()
+        return edit.trial(int(name.trial_id)) if mine else None
+
+    def _after(self, trial: Trial, report: Report, seat: Seat, now: datetime) -> Trial:
+        sequence = report.key.sequence
+        match report:
+            case Progress():
+                return trial.progressed(
+                    sequence, report.finished_folds, report.fold_count, report.score, now
+                )
+            case Result():
+                return trial.succeeded(sequence, report.result, seat.library_versions, now)
+            case Failure() if report.problem and report.problem.reason == "NOT_A_NUMBER":
+                return trial.stopped(sequence, now)
+            case Failure():
+                return trial.ended_attempt(report.cause, report.problem, report.log_tail, now)
+            case _:
+                if trial.start_time is not None:
+                    return replace(trial, last_sequence=sequence)
+                return trial.started(sequence, now)
+
+    async def arrived(self, seat: Seat, running: tuple[RunningTrial, ...]) -> None:
+        """A trainer has opened a stream, with these trials in its hands."""
+        mine = self._out_at(seat)
+        known = {RunningTrial(t.name, t.epoch) for t in mine}
+        seat.busy = next((r for r in running if r in known), None)
+        for trial in running:
+            if trial not in known:
+                seat.busy = seat.busy or trial
+                seat.send(Stop(trial.trial, trial.epoch, "CANCELLED"))
+        # What it had and does not name any more it may have finished: its reports come first.
+        seat.unsure = bool(known - set(running))
+        await self._change(lambda edit, effects: None)
+
+    async def heard(self, seat: Seat, heartbeat: Heartbeat) -> None:
+        """A trainer says what it has in its hands."""
+        busy = seat.busy
+        missing = busy is not None and busy not in heartbeat.running
+        misses = self._misses[seat.key] = self._misses.get(seat.key, 0) + 1 if missing else 0
+        lost = seat.unsure or misses >= _HEARTBEATS_TO_MISS
+        let_go = missing and busy not in {RunningTrial(t.name, t.epoch) for t in self._out_at(seat)}
+        if not (lost or let_go):
+            return
+        seat.unsure = False
+        self._misses.pop(seat.key, None)
+        if missing:
+            seat.busy = None
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            for trial in edit.open_trials():
+                here = (trial.lease, trial.lease_epoch) == seat.key
+                named = RunningTrial(trial.name, trial.epoch) in heartbeat.running
+                if lost and trial.is_out and here and not named:
+                    edit.put_trial(trial.ended_attempt(AttemptCause.LOST, None, "", edit.now))
+
+        await self._change(alter)
+
+    def _out_at(self, seat: Seat) -> list[Trial]:
+        trials = (self._ledger.trials[n] for n in self._ledger.open)
+        return [t for t in trials if t.is_out and (t.lease, t.lease_epoch) == seat.key]
+
+    # One change
+
+    async def _change(
+        self,
+        alter: Callable[[Edit, Effects], None],
+        first: tuple[Seat, Order] | None = None,
+    ) -> None:
+        async with self._lock:
+            try:
+                edit, effects = self._edit(alter)
+                change = edit.close()
+                if change is not None:
+                    await self._around.store.commit(change)
+                    self._ledger.absorb(change)
+            except Aborted:
+                # Somebody else wrote: the rows are the truth.
+                self._ledger = await self._around.store.load(self.name)
+                raise
+            if first is not None:
+                self._send(*first)
+            self._perform(effects)
+        if change is not None:
+            self._around.changes.announce(self.name)
+
+    async def _answer(
+        self, alter: Callable[[Edit, Effects], None], to_response: Callable[[Experiment], R]
+    ) -> R:
+        async with self._lock:
+            edit, effects = self._edit(alter)
+            change = edit.close()
+            after = self.experiment if change is None else change.experiment
+            response, fresh = await self._around.store.answer(change, lambda: to_response(after))
+            if fresh and change is not None:
+                self._ledger.absorb(change)
+            if fresh:
+                self._perform(effects)
+        self._around.changes.announce(self.name)
+        self._wake.set()
+        return response
+
+    def _edit(self, alter: Callable[[Edit, Effects], None]) -> tuple[Edit, Effects]:
+        edit = Edit(self._ledger, self._around.clock.now())
+        before = Effects()
+        alter(edit, before)
+        if not edit.experiment.ended:
+            self._take_back(edit)
+        policy = Policy(
+            grammar=self._around.grammar,
+            slot_count=self._around.keeper.slot_count,
+            export_limit=self._around.export_limit,
+            trial_limit_s=self._around.trial_limit_s,
+        )
+        effects = advance(edit, self._around.seats.of(self.name), policy)
+        effects.stopped = before.stopped + effects.stopped
+        if not edit.experiment.ended:
+            edit.experiment = replace(edit.experiment, wait=self._wait(edit, effects.wanted))
+        return edit, effects
+
+    def _take_back(self, edit: Edit) -> None:
+        """Requeues trials whose lease has ended, or whose trainer stays away."""
+        absent: dict[SeatKey, float] = {}
+        for trial in edit.open_trials():
+            if not trial.is_out:
+                continue
+            cause = self._lost_because(trial, absent)
+            if cause is not None:
+                edit.put_trial(trial.ended_attempt(cause, None, "", edit.now))
+        self._absent_since = absent
+
+    def _lost_because(self, trial: Trial, absent: dict[SeatKey, float]) -> AttemptCause | None:
+        """Why a trial's trainer is gone for good; None while it is there or may come back."""
+        keeper = self._around.keeper
+        view = keeper.lease(trial.lease)
+        if view is None and keeper.answers:
+            return AttemptCause.LOST
+        if view is not None and view.epoch > trial.lease_epoch:
+            return AttemptCause.LOST
+        seat = self._around.seats.get(trial.lease, trial.lease_epoch)
+        if seat is not None and seat.line is not None:
+            return None
+        if view is not None and view.state == "REVOKING":
+            return AttemptCause.PREEMPTED
+        now = self._around.clock.monotonic()
+        key = (trial.lease, trial.lease_epoch)
+        since = self._absent_since.get(key, now)
+        if now - since >= self._around.away_grace_s:
+            return AttemptCause.LOST
+        absent[key] = since
+        return None
+
+    def _wait(self, edit: Edit, wanted: int) -> Wait | None:
+        """Why it runs less than it could, once that has lasted a moment."""
+        seats = self._around.seats.of(self.name)
+        present = sum(s.line is not None and not s.leaving for s in seats)
+        if edit.experiment.state is not ExperimentState.RUNNING or present >= wanted:
+            self._short_since = None
+            return None
+        now = self._around.clock.monotonic()
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since < _WAIT_SHOWN_AFTER_S:
+            return edit.experiment.wait
+        for view in self._around.keeper.of(self.name):
+            if view.wait_reason:
+                return Wait(view.wait_reason, view.wait_message, view.wait_position)
+        if any(v.state == "HELD" for v in self._around.keeper.of(self.name)):
+            return Wait("STARTING", "its trainer is starting")
+        return Wait("NO_TRAINER", "the allocator has not granted a lease yet; it is asked again")
+
+    def _perform(self, effects: Effects) -> None:
+        """What follows from a committed change."""
+        seats = self._around.seats
+        for trial, reason in effects.stopped:
+            seat = seats.get(trial.lease, trial.lease_epoch)
+            if seat is not None:
+                self._send(seat, Stop(trial.name, trial.epoch, reason))
+        for seat, trial, deadline in effects.assigned:
+            seat.busy = RunningTrial(trial.name, trial.epoch)
+            self._send(seat, Assign(self.experiment.plan, trial, deadline))
+        for number in effects.new_models:
+            self._start_export(number)
+        for model in effects.withdrawn:
+            task = self._exports.pop(model.number, None)
+            if task is not None:
+                task.cancel()
+            if model.export:
+                self._spawn(self._withdraw(model.export))
+        self._wake_at = effects.wake_at
+        if self.experiment.ended:
+            self._wake.set()
+        else:
+            self._around.keeper.want(self.name, effects.wanted)
+        if self._around.seats.of(self.name):
+            self._around.keeper.poke()
+
+    def _send(self, seat: Seat, order: Order) -> None:
+        try:
+            seat.send(order)
+        except ResourceExhausted as e:
+            log.warning("trainer not reading", extra={"lease": str(seat.lease), "error": e.message})
+
+    async def _sleep(self) -> None:
+        """Until something happens, or is due."""
+        pause_s = _TICK_S
+        if self._wake_at is not None:
+            until = self._wake_at - self._around.clock.now()
+            pause_s = min(pause_s, max(0.0, until.total_seconds()) + 0.001)
+        now = self._around.clock.monotonic()
+        for since in self._absent_since.values():
+            pause_s = min(pause_s, max(0.05, since + self._around.away_grace_s - now))
+        if self._short_since is not None:
+            pause_s = min(pause_s, 1.0)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    # Exports
+
+    def _start_export(self, number: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._export(number))
+        self._exports[number] = task
+        task.add_done_callback(lambda _: self._exports.pop(number, None))
+
+    async def _export(self, number: int) -> None:
+        """Brings a model through the export gate, however often the exporter goes away."""
+        pause_s = 0.1
+        while True:
+            try:
+                outcome = await self._export_once(number)
+                break
+            except _PASSING as e:
+                log.warning("export delayed", extra={"reason": e.reason, "error": e.message})
+                await asyncio.sleep(pause_s)
+                pause_s = min(5.0, 2 * pause_s)
+            except AllotmentError as e:
+                outcome = Problem(e.reason, f"it could not be exported: {e.message}")
+                if e.kind is ErrorKind.INTERNAL:
+                    log.error("export failed", extra={"reason": e.reason, "error": e.message})
+                break
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            model = edit.model(number)
+            if model is None or model.state is not ModelState.EXPORTING:
+                return
+            if isinstance(outcome, Problem):
+                edit.put_model(model.refused(outcome))
+                return
+            edit.put_model(model.ready(outcome, edit.now))
+            metric = edit.experiment.plan.spec.metric
+            best = edit.experiment.best_score
+            if best is None or metric.loss(model.score) < metric.loss(best):
+                edit.experiment = replace(
+                    edit.experiment, best_model=number, best_score=model.score
+                )
+
+        await self._change(alter)
+        self._wake.set()
+
+    async def _export_once(self, number: int) -> Artefact | Problem:
+        model = self._ledger.models[number]
+        trial = self._ledger.trials[model.trial]
+        if not model.export:
+            if trial.result is not None:
+                blobs = [trial.result.graph_sha256, trial.result.reference_sha256]
+                await self._around.datasets.hold(model.name, blobs)
+            export = await self._around.exports.create(self.experiment, trial, model)
+
+            def alter(edit: Edit, effects: Effects) -> None:
+                current = edit.model(number)
+                if current is not None and not current.export:
+                    edit.put_model(replace(current, export=export))
+
+            await self._change(alter)
+            model = self._ledger.models[number]
+        return await self._around.exports.outcome(model.export)
+
+    async def _withdraw(self, export: str) -> None:
+        try:
+            await self._around.exports.cancel(export)
+        except AllotmentError as e:
+            log.info("export not cancelled", extra={"export": export, "reason": e.reason})
+
+    async def _finish_exports(self) -> None:
+        await asyncio.gather(*self._exports.values(), *self._leftovers, return_exceptions=True)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._leftovers.add(task)
+        task.add_done_callback(self._leftovers.discard)

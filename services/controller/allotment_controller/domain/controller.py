@@ -1,0 +1,255 @@
+"""All experiments: created, led and ended here; trainers come in here."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from allotment_controller.domain.conductor import Conductor, Surroundings
+from allotment_controller.domain.creation import Wish, check_columns, check_wish, make_plan
+from allotment_controller.domain.experiment import Experiment, ExperimentState
+from allotment_controller.domain.ledger import Ledger
+from allotment_controller.domain.messages import Heartbeat, Hello, LeaseView, Report
+from allotment_controller.domain.ports import Creations, Store
+from allotment_controller.domain.seat import Line, Seat
+from allotment_core.errors import (
+    AllotmentError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+from allotment_core.names import ExperimentName
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+_LEASE_POLL_S = 0.05
+_LEASE_KNOWN_WITHIN_S = 5.0
+
+
+class Controller:
+    """Owns a conductor for each experiment that has not ended."""
+
+    def __init__(self, around: Surroundings, creations: Creations) -> None:
+        self._around = around
+        self._store: Store = around.store
+        self._creations = creations
+        self._conductors: dict[ExperimentName, Conductor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Takes up every experiment where it was left."""
+        for ledger in await self._store.load_open():
+            self._lead(ledger)
+        self._spawn(self._around.keeper.run())
+
+    async def stop(self) -> None:
+        """Leaves everything as it is; trials go on in their trainers and are taken up again."""
+        for seat in self._around.seats:
+            if seat.line is not None:
+                seat.line.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for conductor in self._conductors.values():
+            await conductor.close()
+        await self._around.keeper.close()
+
+    # Experiments
+
+    async def create(
+        self, name: ExperimentName, wish: Wish, to_response: Callable[[Experiment], R]
+    ) -> R:
+        """Begins an experiment. Raises: InvalidArgument, NotFound, AlreadyExists."""
+        check_wish(wish, self._around.grammar)
+        now = self._around.clock.now()
+        if wish.dataset_version.tenant != name.tenant:
+            raise NotFound(
+                f"there is no dataset version {wish.dataset_version}", reason="VERSION_NOT_FOUND"
+            )
+        table = await self._around.datasets.version(wish.dataset_version)
+        check_columns(wish, table)
+        target = await self._around.datasets.inspect(table.version, wish.target, wish.task)
+        plan = make_plan(wish, table, target, self._around.grammar, now)
+        experiment = Experiment(name=name, plan=plan, revision=1)
+        response, fresh = await self._creations.create(experiment, lambda: to_response(experiment))
+        if fresh:
+            self._lead(Ledger(experiment))
+            log.info(
+                "experiment created",
+                extra={"experiment": str(name), "task": plan.spec.task.value, "seed": wish.seed},
+            )
+        return response
+
+    async def pause(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
+        conductor = self._conductors.get(name)
+        if conductor is None:
+            experiment = (await self._store.load(name)).experiment
+            raise _has_ended(experiment, "paused")
+        return await conductor.pause(to_response)
+
+    async def resume(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
+        conductor = self._conductors.get(name)
+        if conductor is None:
+            experiment = (await self._store.load(name)).experiment
+            raise _has_ended(experiment, "resumed")
+        return await conductor.resume(to_response)
+
+    async def cancel(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
+        conductor = self._conductors.get(name)
+        if conductor is None:
+            experiment = (await self._store.load(name)).experiment
+            response, _ = await self._store.answer(None, lambda: to_response(experiment))
+            return response
+        return await conductor.cancel(to_response)
+
+    async def delete(self, name: ExperimentName, etag: str, to_response: Callable[[], R]) -> R:
+        """Cancels it where needed, then forgets it. Raises: NotFound, Aborted (ETAG_MISMATCH)."""
+        response, gone = await self._creations.delete(name, etag, to_response)
+        conductor = self._conductors.pop(name, None)
+        if conductor is not None:
+            await conductor.close()
+            self._around.keeper.forget(name)
+        for seat in self._around.seats.of(name):
+            seat.leaving = True
+        self._around.changes.announce(name)
+        if gone is not None:
+            self._spawn(self._let_go(gone))
+        return response
+
+    async def _let_go(self, gone: Ledger) -> None:
+        """Ends the holds of a deleted experiment's blobs and exports."""
+        name = gone.experiment.name
+        try:
+            await self._around.datasets.release(name)
+            for model in gone.models.values():
+                if model.export:
+                    await self._around.exports.delete(model.export)
+        except AllotmentError as e:
+            log.warning("blobs kept", extra={"experiment": str(name), "reason": e.reason})
+
+    def _lead(self, ledger: Ledger) -> None:
+        conductor = Conductor(ledger, self._around)
+        self._conductors[conductor.name] = conductor
+        self._spawn(self._conduct(conductor))
+
+    async def _conduct(self, conductor: Conductor) -> None:
+        try:
+            await conductor.run()
+        except AllotmentError as e:
+            log.error("conductor ended", extra={"experiment": str(conductor.name), "error": str(e)})
+        finally:
+            if self._conductors.get(conductor.name) is conductor:
+                del self._conductors[conductor.name]
+        state = conductor.experiment.state
+        if state in (ExperimentState.FAILED, ExperimentState.SUCCEEDED):
+            log.info(
+                "experiment ended",
+                extra={"experiment": str(conductor.name), "state": state.value},
+            )
+
+    # Trainers
+
+    async def open_session(self, hello: Hello) -> tuple[Seat, Line]:
+        """A trainer has opened a stream.
+
+        Raises: FailedPrecondition (LEASE_ENDED) when the lease or the epoch is not current.
+        """
+        view = await self._lease(hello)
+        seat = self._around.seats.take(hello, view.holder)
+        line = seat.connect()
+        if view.state == "REVOKING":
+            seat.leaving = True
+        self._around.keeper.arrived(seat)
+        await self._store.offer(hello.families)
+        return seat, line
+
+    async def greet(self, seat: Seat, hello: Hello) -> None:
+        """Gives it work; after the stream has been welcomed."""
+        conductor = self._conductors.get(seat.holder)
+        if conductor is not None:
+            await conductor.arrived(seat, hello.running)
+        self._around.keeper.poke()
+
+    async def report(self, seat: Seat, report: Report) -> None:
+        """Records and acknowledges. A report of another experiment's trial is PERMISSION_DENIED."""
+        if report.key.trial.experiment != seat.holder:
+            raise PermissionDenied(
+                f"lease {seat.lease} is for {seat.holder}, "
+                f"not for trial {report.key.trial}; report its own trials",
+                reason="OTHER_EXPERIMENT",
+            )
+        if report.key.sequence < 1 or report.key.epoch < 1:
+            raise InvalidArgument(
+                f"sequence is {report.key.sequence} and trial_epoch {report.key.epoch}; "
+                "both count from 1",
+                reason="INVALID_REPORT_KEY",
+            )
+        conductor = self._conductors.get(seat.holder)
+        if conductor is None:
+            seat.acknowledge(report.key)
+            return
+        await conductor.report(seat, report)
+
+    async def heard(self, seat: Seat, heartbeat: Heartbeat) -> None:
+        conductor = self._conductors.get(seat.holder)
+        if conductor is not None:
+            await conductor.heard(seat, heartbeat)
+
+    def left(self, seat: Seat, line: Line) -> None:
+        """A stream has ended; its trainer may come back."""
+        if not seat.disconnect(line, self._around.clock.monotonic()):
+            return
+        if seat.leaving:
+            self._around.seats.drop(seat)
+        self._poke(seat.holder)
+        self._around.keeper.poke()
+
+    def lease_changed(self, view: LeaseView) -> None:
+        """The keeper has learnt something of a lease."""
+        for seat in self._around.seats.of_lease(str(view.name)):
+            seat.lease_changed(view)
+            if view.has_ended or view.epoch > seat.lease_epoch:
+                self._around.seats.drop(seat)
+        self._poke(view.holder)
+
+    def _poke(self, holder: ExperimentName) -> None:
+        conductor = self._conductors.get(holder)
+        if conductor is not None:
+            conductor.poke()
+
+    async def _lease(self, hello: Hello) -> LeaseView:
+        """The lease of a Hello; a trainer may be faster than the allocator's watch."""
+        for _ in range(math.ceil(_LEASE_KNOWN_WITHIN_S / _LEASE_POLL_S)):
+            view = self._around.keeper.lease(str(hello.lease))
+            if view is not None and view.epoch >= hello.lease_epoch:
+                break
+            await asyncio.sleep(_LEASE_POLL_S)
+        else:
+            if not self._around.keeper.answers:
+                raise Unavailable("the allocator does not answer; try again", retry_after_s=1.0)
+            view = None
+        if view is None or view.epoch != hello.lease_epoch:
+            raise FailedPrecondition(
+                f"lease {hello.lease} is not held with epoch {hello.lease_epoch} any more; "
+                "its trainer has to leave",
+                reason="LEASE_ENDED",
+            )
+        return view
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _has_ended(experiment: Experiment, done: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{experiment.name} is {experiment.state.name} and can't be {done}; "
+        "create a new experiment",
+        reason="ILLEGAL_MOVE",
+        state=experiment.state.name,
+    )

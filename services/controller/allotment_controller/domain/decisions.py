@@ -1,0 +1,178 @@
+"""What to do next: pure functions of history, seed and, under a time budget, the time left."""
+
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from allotment_controller.domain.budget import expected_s
+from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.ledger import Edit
+from allotment_controller.domain.model import Model
+from allotment_controller.domain.task import Split, SplitMethod
+from allotment_controller.domain.trial import Trial, TrialState
+from allotment_search import Derivation, Grammar, TaskShape, next_proposals
+
+CONSTANT = "constant"
+_AMPLE_SHARE = 0.5
+_OPTIMISM = 0.7
+HOPELESS_AFTER = 10
+"""Trials that may fail in a row at the start before the experiment fails."""
+_LARGE_ROW_COUNT = 200_000
+_SMALL_ROW_COUNT = 500
+_FOLDS_SHARE = 1 / 8
+"""Folds, while all fits of a plain boosting trial take no more than this share of the budget."""
+
+
+def choose_split(
+    shape: TaskShape,
+    grammar: Grammar,
+    seed: int,
+    wall_time_s: float | None,
+    group_column: str,
+    time_column: str,
+) -> Split:
+    """Folds while the data is small against the budget, else or with a time order a hold-out.
+
+    ``shape.fit_count`` is not read.
+    """
+    rows = shape.row_count
+    part_count = min(8 if rows < _SMALL_ROW_COUNT else 5, max(2, rows // 2))
+    folds_cost_s = grammar.cost_s(
+        grammar.default("lightgbm", "default", _with_fits(shape, part_count)),
+        _with_fits(shape, part_count),
+    )
+    affordable = wall_time_s is None or folds_cost_s <= wall_time_s * _FOLDS_SHARE
+    method = SplitMethod.FOLDS
+    if time_column or rows > _LARGE_ROW_COUNT or not affordable:
+        method = SplitMethod.HOLD_OUT
+        part_count = 10 if rows >= 10_000 else min(5, part_count)
+    return Split(
+        method=method,
+        part_count=part_count,
+        seed=seed,
+        group_column=group_column,
+        time_column=time_column,
+    )
+
+
+def _with_fits(shape: TaskShape, fit_count: int) -> TaskShape:
+    return TaskShape(
+        task=shape.task,
+        row_count=shape.row_count,
+        numeric_count=shape.numeric_count,
+        category_count=shape.category_count,
+        date_count=shape.date_count,
+        class_count=shape.class_count,
+        fit_count=fit_count,
+        target_minimum=shape.target_minimum,
+    )
+
+
+def with_split(shape: TaskShape, split: Split) -> TaskShape:
+    """The shape of a task that is split like this."""
+    return _with_fits(shape, split.fit_count)
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """The seed of one trial's training: 63 bits, spread by splitmix64."""
+    z = (seed + (number + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return (z ^ (z >> 31)) >> 1
+
+
+def next_trial(
+    edit: Edit, grammar: Grammar, offered: Collection[str], training_ends: datetime | None
+) -> Trial | None:
+    """The trial that a trainer which offers these families gets; a new one is not yet in the edit.
+
+    Queued trials go first, by number. ``training_ends``: when trials are stopped; None: never.
+    """
+    experiment = edit.experiment
+    plan = experiment.plan
+    allowed = set(plan.spec.families or grammar.families) | {CONSTANT}
+    families = allowed & set(offered)
+    left_s = None if training_ends is None else (training_ends - edit.now).total_seconds()
+    for trial in edit.open_trials():
+        if trial.state is TrialState.QUEUED and trial.family in families:
+            return trial
+    if plan.spec.budget.trial_count and edit.trial_count >= plan.spec.budget.trial_count:
+        return None
+    proposals = next_proposals(
+        grammar,
+        plan.shape,
+        families,
+        edit.history(),
+        1,
+        plan.spec.seed,
+        _affordable(edit, grammar, left_s),
+    )
+    if not proposals:
+        return None
+    chosen = proposals[0]
+    return Trial(
+        experiment=experiment.name,
+        number=edit.trial_count + 1,
+        derivation=chosen.derivation,
+        origin=chosen.origin,
+        create_time=edit.now,
+        cost_s=grammar.cost_s(chosen.derivation, plan.shape),
+    )
+
+
+def _affordable(edit: Edit, grammar: Grammar, left_s: float | None) -> Callable[[Derivation], bool]:
+    """Whether a derivation can be trained in the time left, taken lightly while that is much.
+
+    Estimates are rough, and a trial that is stopped at the end costs nothing but its own time.
+    """
+    plan = edit.experiment.plan
+    total_s = 0.0 if plan.deadline is None else (plan.deadline - plan.create_time).total_seconds()
+
+    def affordable(derivation: Derivation) -> bool:
+        if left_s is None or left_s > _AMPLE_SHARE * total_s:
+            return True
+        cost_s = grammar.cost_s(derivation, plan.shape)
+        taken_s = expected_s(cost_s, str(derivation[0].value), tuple(edit.ledger.timings))
+        return _OPTIMISM * taken_s <= left_s
+
+    return affordable
+
+
+def next_model(edit: Edit) -> Trial | None:
+    """The best trial that would improve on every model that is ready or being exported."""
+    metric = edit.experiment.plan.spec.metric
+    rivals = [metric.loss(m.score) for m in edit.exporting_models()]
+    if edit.experiment.best_score is not None:
+        rivals.append(metric.loss(edit.experiment.best_score))
+    bar = min(rivals, default=None)
+    better = [(loss, n) for n, loss in edit.contenders() if bar is None or loss < bar]
+    return edit.trial(min(better)[1]) if better else None
+
+
+def improves(edit: Edit, model: Model) -> bool:
+    """Whether a model that has become ready is the best one now."""
+    best = edit.experiment.best_score
+    metric = edit.experiment.plan.spec.metric
+    return best is None or metric.loss(model.score) < metric.loss(best)
+
+
+def is_hopeless(edit: Edit) -> bool:
+    """Whether so many trials have failed, and none succeeded, that more of them are in vain."""
+    if edit.success_count or edit.trial_count < HOPELESS_AFTER:
+        return False
+    return edit.trial_count - len(edit.open_trials()) >= HOPELESS_AFTER
+
+
+def wanted_slots(edit: Edit, slot_count: int, *, exhausted: bool) -> int:
+    """How many trainers the experiment could use now. ``exhausted``: no new trial can be begun."""
+    spec = edit.experiment.plan.spec
+    open_count = len(edit.open_trials())
+    if edit.experiment.state is ExperimentState.FINISHING:
+        return min(1, open_count)
+    if edit.experiment.state is not ExperimentState.RUNNING:
+        return 0
+    limit = spec.max_parallel_trials or max(1, slot_count)
+    if exhausted:
+        return min(limit, open_count)
+    if spec.budget.trial_count:
+        return min(limit, open_count + max(0, spec.budget.trial_count - edit.trial_count))
+    return limit

@@ -1,0 +1,112 @@
+"""Experiments: what was asked for, what it means, and where the search stands."""
+
+import enum
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from allotment_controller.domain.task import Metric, Notice, Problem, Split, TaskType, Wait
+from allotment_core.names import ExperimentName, VersionName
+from allotment_core.states import Moves
+from allotment_search import TaskShape
+
+
+class ExperimentState(enum.Enum):
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    FINISHING = "FINISHING"
+    SUCCEEDED = "SUCCEEDED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+
+EXPERIMENT_MOVES = Moves(
+    {
+        ExperimentState.RUNNING: frozenset(
+            {ExperimentState.PAUSED, ExperimentState.FINISHING, ExperimentState.FAILED}
+        ),
+        ExperimentState.PAUSED: frozenset({ExperimentState.RUNNING, ExperimentState.FINISHING}),
+        ExperimentState.FINISHING: frozenset(
+            {ExperimentState.SUCCEEDED, ExperimentState.CANCELLED, ExperimentState.FAILED}
+        ),
+        ExperimentState.SUCCEEDED: frozenset(),
+        ExperimentState.CANCELLED: frozenset(),
+        ExperimentState.FAILED: frozenset(),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What may be spent: one of the two, or both."""
+
+    wall_time_s: float | None = None
+    started_before_s: float = 0.0
+    """How much of the wall time had passed when the experiment was created."""
+    trial_count: int = 0
+    """0: no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentSpec:
+    """As asked for, with everything inferred filled in."""
+
+    dataset_version: VersionName
+    target: str
+    task: TaskType
+    metric: Metric
+    budget: Budget
+    max_parallel_trials: int = 0
+    """0: as many as the pool has slots."""
+    seed: int = 0
+    ignored_columns: tuple[str, ...] = ()
+    weight_column: str = ""
+    group_column: str = ""
+    time_column: str = ""
+    families: tuple[str, ...] = ()
+    """Empty: all that trainers offer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What never changes once an experiment exists."""
+
+    spec: ExperimentSpec
+    classes: tuple[str, ...]
+    feature_columns: tuple[str, ...]
+    shape: TaskShape
+    split: Split
+    warnings: tuple[Notice, ...]
+    table: bytes
+    """The dataset version's table for trainers, as the dataset service described it."""
+    create_time: datetime
+    deadline: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An experiment as of a revision."""
+
+    name: ExperimentName
+    plan: Plan
+    state: ExperimentState = ExperimentState.RUNNING
+    ends_as: ExperimentState = ExperimentState.SUCCEEDED
+    """What FINISHING leads to when a model is there."""
+    finish_by: datetime | None = None
+    """FINISHING alone: when it ends with what is there."""
+    best_model: int = 0
+    best_score: float | None = None
+    finished_trial_count: int = 0
+    running_trial_count: int = 0
+    problem: Problem | None = None
+    wait: Wait | None = None
+    end_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in EXPERIMENT_MOVES.final
+
+    def to(self, state: ExperimentState) -> "Experiment":
+        """The experiment in another state. Raises: FailedPrecondition when it can't move there."""
+        EXPERIMENT_MOVES.check(self.state, state, what=str(self.name))
+        return replace(self, state=state)

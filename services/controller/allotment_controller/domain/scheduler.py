@@ -1,0 +1,249 @@
+"""One step of an experiment: a pure function of its edit, its seats and the time.
+
+Whatever happens to an experiment is put into an edit first; `advance` then brings the experiment
+to where it has to be at this instant and says what follows from it. All of it is committed in one
+transaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from allotment_controller.domain.budget import OVERTIME_S, reserve_s
+from allotment_controller.domain.decisions import (
+    CONSTANT,
+    is_hopeless,
+    next_model,
+    next_trial,
+    wanted_slots,
+)
+from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.ledger import Edit
+from allotment_controller.domain.model import Model
+from allotment_controller.domain.seat import Seat
+from allotment_controller.domain.task import Problem
+from allotment_controller.domain.trial import Trial, TrialState
+from allotment_search import Grammar
+
+CANCEL_GRACE_S = 10.0
+LAST_EXPORT_LIMIT_S = 600.0
+"""Without a deadline: how long the last exports may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What decisions depend on besides the experiment."""
+
+    grammar: Grammar
+    slot_count: int
+    export_limit: int = 2
+    """Models of one experiment that are exported at once."""
+    trial_limit_s: float = 3600.0
+    """Seconds that a trial may take where no deadline is nearer."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What to do once the edit is committed."""
+
+    assigned: list[tuple[Seat, Trial, datetime]] = field(default_factory=list)
+    stopped: list[tuple[Trial, str]] = field(default_factory=list)
+    """Trials as a trainer has them, and why it has to leave them."""
+    new_models: list[int] = field(default_factory=list)
+    withdrawn: list[Model] = field(default_factory=list)
+    """Models whose export is not waited for any more."""
+    wanted: int = 0
+    wake_at: datetime | None = None
+
+
+def training_ends(edit: Edit) -> datetime | None:
+    """When trials are stopped; None without a deadline."""
+    plan = edit.experiment.plan
+    if plan.deadline is None:
+        return None
+    total_s = (plan.deadline - plan.create_time).total_seconds()
+    return plan.deadline - timedelta(seconds=reserve_s(total_s, edit.ledger.export_timings_s))
+
+
+def advance(edit: Edit, seats: Sequence[Seat], policy: Policy) -> Effects:
+    """Moves the experiment on: ends, assignments, exports, wants."""
+    effects = Effects()
+    if edit.experiment.ended:
+        return effects
+    ends = training_ends(edit)
+    state = edit.experiment.state
+    if state in (ExperimentState.RUNNING, ExperimentState.PAUSED) and ends and edit.now >= ends:
+        begin_finish(edit, effects, ExperimentState.SUCCEEDED, "DEADLINE")
+    elif state is ExperimentState.RUNNING and is_hopeless(edit):
+        _fail(edit, effects)
+    exhausted = _assign(edit, effects, seats, policy, ends)
+    if edit.experiment.state is ExperimentState.RUNNING and not edit.open_trials():
+        limit = edit.experiment.plan.spec.budget.trial_count
+        if exhausted or (limit and edit.trial_count >= limit):
+            begin_finish(edit, effects, ExperimentState.SUCCEEDED, "DEADLINE")
+    _export(edit, effects, policy)
+    if edit.experiment.state is ExperimentState.FINISHING:
+        _end(edit, effects)
+    effects.wanted = wanted_slots(edit, policy.slot_count, exhausted=exhausted)
+    if _must_start(edit):
+        effects.wanted = 1
+    effects.wake_at = _wake_at(edit, ends)
+    return effects
+
+
+def begin_finish(edit: Edit, effects: Effects, ends_as: ExperimentState, reason: str) -> None:
+    """No more trials; what was trained is exported. Without a model the first trial stays."""
+    plan = edit.experiment.plan
+    limit_s = CANCEL_GRACE_S if ends_as is ExperimentState.CANCELLED else LAST_EXPORT_LIMIT_S
+    finish_by = edit.now + timedelta(seconds=limit_s)
+    if plan.deadline is not None:
+        finish_by = min(finish_by, plan.deadline)
+    edit.experiment = replace(
+        edit.experiment.to(ExperimentState.FINISHING), ends_as=ends_as, finish_by=finish_by
+    )
+    for trial in edit.open_trials():
+        if not (trial.family == CONSTANT and needs_first_model(edit)):
+            _cancel(edit, effects, trial, reason)
+
+
+def needs_first_model(edit: Edit) -> bool:
+    """No model is there or on its way, and the experiment is still meant to have one."""
+    return (
+        edit.experiment.ends_as is not ExperimentState.CANCELLED
+        and not edit.experiment.best_model
+        and not edit.exporting_models()
+        and next_model(edit) is None
+    )
+
+
+def _cancel(edit: Edit, effects: Effects, trial: Trial, reason: str) -> None:
+    if trial.is_out:
+        effects.stopped.append((trial, reason))
+    edit.put_trial(trial.cancelled(edit.now))
+
+
+def _assign(
+    edit: Edit,
+    effects: Effects,
+    seats: Sequence[Seat],
+    policy: Policy,
+    ends: datetime | None,
+) -> bool:
+    """Gives free seats their next trial; whether a free seat got none because there is none."""
+    exhausted = False
+    for seat in seats:
+        if not seat.is_free:
+            continue
+        trial = _next_for(edit, seat, policy, ends)
+        if trial is None:
+            exhausted = exhausted or edit.experiment.state is ExperimentState.RUNNING
+            continue
+        out = edit.put_trial(trial.assigned(str(seat.lease), seat.lease_epoch))
+        seat_deadline = edit.now + timedelta(seconds=policy.trial_limit_s)
+        if ends is not None:
+            seat_deadline = min(seat_deadline, _training_deadline(edit, out, ends))
+        effects.assigned.append((seat, out, seat_deadline))
+    return exhausted
+
+
+def _next_for(edit: Edit, seat: Seat, policy: Policy, ends: datetime | None) -> Trial | None:
+    if edit.experiment.state is ExperimentState.RUNNING:
+        return next_trial(edit, policy.grammar, seat.families, ends)
+    if edit.experiment.state is not ExperimentState.FINISHING or not needs_first_model(edit):
+        return None
+    if edit.trial_count == 0:
+        return next_trial(edit, policy.grammar, {CONSTANT} & seat.families, None)
+    waiting = [t for t in edit.open_trials() if t.state is TrialState.QUEUED]
+    return waiting[0] if waiting else None
+
+
+def _training_deadline(edit: Edit, trial: Trial, ends: datetime) -> datetime:
+    if trial.family == CONSTANT and not edit.experiment.best_model:
+        return ends + timedelta(seconds=OVERTIME_S)
+    return ends
+
+
+def _export(edit: Edit, effects: Effects, policy: Policy) -> None:
+    """Makes a model of the best trial that improves, while there is room among the exports."""
+    while len(edit.exporting_models()) < policy.export_limit:
+        trial = next_model(edit)
+        if trial is None or trial.result is None:
+            return
+        model = Model(
+            experiment=edit.experiment.name,
+            number=edit.model_count + 1,
+            trial=trial.number,
+            score=trial.result.score,
+            create_time=edit.now,
+        )
+        edit.put_model(model)
+        effects.new_models.append(model.number)
+
+
+def _end(edit: Edit, effects: Effects) -> None:
+    """Ends a finishing experiment when nothing is left to wait for, or its time is over."""
+    experiment = edit.experiment
+    pending = edit.open_trials() or edit.exporting_models()
+    if (pending or _must_start(edit)) and edit.now < _hard_end(edit):
+        return
+    for trial in edit.open_trials():
+        _cancel(edit, effects, trial, "DEADLINE")
+    for model in edit.exporting_models():
+        late = Problem("BUDGET_SPENT", "the experiment ended before this model was proven")
+        effects.withdrawn.append(edit.put_model(model.refused(late)))
+    state, problem = experiment.ends_as, None
+    if state is ExperimentState.SUCCEEDED and not experiment.best_model:
+        state, problem = ExperimentState.FAILED, _why_no_model(edit)
+    edit.experiment = replace(
+        experiment.to(state), problem=problem, wait=None, end_time=edit.now, finish_by=None
+    )
+
+
+def _must_start(edit: Edit) -> bool:
+    """Its time is over before its first trial: that one is trained all the same."""
+    finishing = edit.experiment.state is ExperimentState.FINISHING
+    return finishing and edit.trial_count == 0 and needs_first_model(edit)
+
+
+def _hard_end(edit: Edit) -> datetime:
+    finish_by = edit.experiment.finish_by or edit.now
+    hopes = edit.experiment.ends_as is ExperimentState.SUCCEEDED
+    if hopes and not edit.experiment.best_model:
+        return finish_by + timedelta(seconds=OVERTIME_S)
+    return finish_by
+
+
+def _fail(edit: Edit, effects: Effects) -> None:
+    for trial in edit.open_trials():
+        _cancel(edit, effects, trial, "CANCELLED")
+    edit.experiment = replace(
+        edit.experiment.to(ExperimentState.FAILED),
+        problem=_why_no_model(edit),
+        wait=None,
+        end_time=edit.now,
+    )
+
+
+def _why_no_model(edit: Edit) -> Problem:
+    refused = [m.problem for n in range(1, edit.model_count + 1) if (m := edit.model(n))]
+    for problem in refused:
+        if problem is not None and problem.reason != "BUDGET_SPENT":
+            return Problem(problem.reason, f"no model passed the export: {problem.message}")
+    for number in range(1, edit.trial_count + 1):
+        trial = edit.trial(number)
+        if trial is not None and trial.problem is not None and not trial.is_open:
+            return Problem(
+                trial.problem.reason,
+                f"no trial succeeded; trial {number} ({trial.family}): {trial.problem.message}",
+            )
+    return Problem(
+        "NO_MODEL_IN_TIME",
+        "the budget was spent before a first model was ready; give it a larger budget, "
+        "or see whether a trainer could start",
+    )
+
+
+def _wake_at(edit: Edit, ends: datetime | None) -> datetime | None:
+    if edit.experiment.state is ExperimentState.FINISHING:
+        return _hard_end(edit)
+    return None if edit.experiment.ended else ends

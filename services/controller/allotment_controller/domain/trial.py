@@ -1,0 +1,229 @@
+"""Trials: at-least-once execution, exactly-once recording.
+
+Every move is a function from a trial to the next one. The epoch grows whenever a trial goes back
+to the queue: reports of an older epoch, of another lease, or with a sequence that was seen are void.
+"""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from allotment_controller.domain.task import Problem
+from allotment_core.names import ExperimentName, TrialName
+from allotment_core.states import Moves
+from allotment_search import Derivation
+
+STRIKE_LIMIT = 3
+LOG_TAIL_LIMIT = 4096
+
+
+class TrialState(enum.Enum):
+    QUEUED = "QUEUED"
+    ASSIGNED = "ASSIGNED"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    QUARANTINED = "QUARANTINED"
+    CANCELLED = "CANCELLED"
+
+
+_S = TrialState
+TRIAL_MOVES = Moves(
+    {
+        _S.QUEUED: frozenset({_S.ASSIGNED, _S.CANCELLED}),
+        _S.ASSIGNED: frozenset({_S.RUNNING, _S.QUEUED, _S.FAILED, _S.QUARANTINED, _S.CANCELLED}),
+        _S.RUNNING: frozenset(
+            {
+                _S.PAUSED,
+                _S.QUEUED,
+                _S.SUCCEEDED,
+                _S.STOPPED,
+                _S.FAILED,
+                _S.QUARANTINED,
+                _S.CANCELLED,
+            }
+        ),
+        _S.PAUSED: frozenset({_S.RUNNING, _S.QUEUED, _S.CANCELLED}),
+        _S.SUCCEEDED: frozenset(),
+        _S.STOPPED: frozenset(),
+        _S.FAILED: frozenset(),
+        _S.QUARANTINED: frozenset(),
+        _S.CANCELLED: frozenset(),
+    }
+)
+
+
+class AttemptCause(enum.Enum):
+    """Why an attempt ended without a result."""
+
+    PREEMPTED = "PREEMPTED"
+    LOST = "LOST"
+    PAUSED = "PAUSED"
+    CRASH = "CRASH"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    TIMEOUT = "TIMEOUT"
+    REFUSED = "REFUSED"
+
+
+STRIKES = frozenset({AttemptCause.CRASH, AttemptCause.OUT_OF_MEMORY, AttemptCause.TIMEOUT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What a finished trial leaves. The sha256s name blobs that its trainer has put."""
+
+    score: float
+    metrics: Mapping[str, float]
+    fit_s: float
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    graph_sha256: str = ""
+    reference_sha256: str = ""
+    predictions_sha256: str = ""
+    fold_count: int = 1
+    validation_row_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    experiment: ExperimentName
+    number: int
+    derivation: Derivation
+    origin: str
+    create_time: datetime
+    cost_s: float = 0.0
+    """What the grammar expects it to take."""
+    state: TrialState = TrialState.QUEUED
+    epoch: int = 1
+    lease: str = ""
+    lease_epoch: int = 0
+    last_sequence: int = 0
+    """The newest report of this epoch that was recorded."""
+    attempts: Mapping[AttemptCause, int] = field(default_factory=dict)
+    finished_folds: int = 0
+    fold_count: int = 0
+    interim_score: float | None = None
+    result: TrialResult | None = None
+    library_versions: Mapping[str, str] = field(default_factory=dict)
+    problem: Problem | None = None
+    log_tail: str = ""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def name(self) -> TrialName:
+        return TrialName(self.experiment, str(self.number))
+
+    @property
+    def family(self) -> str:
+        return str(self.derivation[0].value)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state not in TRIAL_MOVES.final
+
+    @property
+    def is_out(self) -> bool:
+        """A trainer has it."""
+        return self.state in (TrialState.ASSIGNED, TrialState.RUNNING)
+
+    @property
+    def strikes(self) -> int:
+        return sum(n for cause, n in self.attempts.items() if cause in STRIKES)
+
+    def hears(self, lease: str, lease_epoch: int, epoch: int, sequence: int) -> bool:
+        """Whether a report of this key is news: of this epoch and lease, and not recorded yet."""
+        return (
+            self.is_out
+            and (self.lease, self.lease_epoch, self.epoch) == (lease, lease_epoch, epoch)
+            and sequence > self.last_sequence
+        )
+
+    def _to(self, state: TrialState) -> "Trial":
+        TRIAL_MOVES.check(self.state, state, what=str(self.name))
+        return replace(self, state=state)
+
+    def assigned(self, lease: str, lease_epoch: int) -> "Trial":
+        """Sent to the trainer of a lease."""
+        return replace(
+            self._to(TrialState.ASSIGNED), lease=lease, lease_epoch=lease_epoch, last_sequence=0
+        )
+
+    def started(self, sequence: int, now: datetime) -> "Trial":
+        moved = self._to(TrialState.RUNNING)
+        return replace(moved, last_sequence=sequence, start_time=now)
+
+    def _running(self, sequence: int, now: datetime) -> "Trial":
+        """It is running, also when the report that said so was lost."""
+        if self.state is TrialState.RUNNING:
+            return replace(self, last_sequence=sequence)
+        return self.started(sequence, now)
+
+    def progressed(
+        self, sequence: int, finished: int, folds: int, score: float | None, now: datetime
+    ) -> "Trial":
+        return replace(
+            self._running(sequence, now),
+            finished_folds=finished,
+            fold_count=folds,
+            interim_score=score if score is not None and math.isfinite(score) else None,
+        )
+
+    def succeeded(
+        self, sequence: int, result: TrialResult, versions: Mapping[str, str], now: datetime
+    ) -> "Trial":
+        """Finished; STOPPED instead when its score is not a number."""
+        running = self._running(sequence, now)
+        if not math.isfinite(result.score):
+            return running.stopped(sequence, now)
+        return replace(
+            running._to(TrialState.SUCCEEDED),
+            result=result,
+            library_versions=versions,
+            finished_folds=result.fold_count,
+            fold_count=result.fold_count,
+            problem=None,
+            end_time=now,
+        )
+
+    def stopped(self, sequence: int, now: datetime) -> "Trial":
+        """Ended because its score was not a number."""
+        return replace(
+            self._running(sequence, now)._to(TrialState.STOPPED),
+            problem=Problem("NOT_A_NUMBER", "its score is not a finite number"),
+            end_time=now,
+        )
+
+    def ended_attempt(
+        self, cause: AttemptCause, problem: Problem | None, log_tail: str, now: datetime
+    ) -> "Trial":
+        """Back to the queue with the next epoch; FAILED if refused, QUARANTINED at the last strike."""
+        attempts = {**self.attempts, cause: self.attempts.get(cause, 0) + 1}
+        counted = replace(
+            self,
+            attempts=attempts,
+            problem=problem if cause in STRIKES or cause is AttemptCause.REFUSED else self.problem,
+            log_tail=log_tail[-LOG_TAIL_LIMIT:] or self.log_tail,
+        )
+        if cause is AttemptCause.REFUSED:
+            return replace(counted._to(TrialState.FAILED), end_time=now)
+        if counted.strikes >= STRIKE_LIMIT and cause in STRIKES:
+            return replace(counted._to(TrialState.QUARANTINED), end_time=now)
+        return replace(
+            counted._to(TrialState.QUEUED),
+            epoch=self.epoch + 1,
+            lease="",
+            lease_epoch=0,
+            last_sequence=0,
+            finished_folds=0,
+            interim_score=None,
+            start_time=None,
+        )
+
+    def cancelled(self, now: datetime) -> "Trial":
+        return replace(self._to(TrialState.CANCELLED), end_time=now)
