@@ -91,3 +91,8 @@ def _params(training: Training) -> dict[str, str | float | int | bool]:
     elif training.class_count:
         params |= {"objective": "multiclass", "num_class": training.class_count}
     return params
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What LightGBM raises of its own."""
+    return () if lightgbm is None else (lightgbm.basic.LightGBMError,)

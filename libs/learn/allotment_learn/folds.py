@@ -1,0 +1,161 @@
+"""One fold: preparation and model fitted on its training rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from allotment_core.errors import InvalidArgument, clip
+from allotment_search.pipeline import Component
+
+from allotment_learn.families import constant, light
+from allotment_learn.families.offered import TAKES_MISSING, fitter
+from allotment_learn.families.training import Training
+from allotment_learn.features import Features
+from allotment_learn.forms import Fitted
+from allotment_learn.preparation import (
+    NativeNumbers,
+    Preparation,
+    fit_preparation,
+)
+from allotment_learn.task import Floats, Integers, TaskKind, TrialTask
+
+LIBRARY_ERRORS: tuple[type[Exception], ...] = (
+    ValueError,
+    ArithmeticError,
+    np.linalg.LinAlgError,
+    *light.errors(),
+)
+"""What libraries raise for rows or parameters that they do not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogTarget:
+    """The model learns log(1 + target); its outputs are cut to `low` .. `high` before they are undone."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def fit(cls, target: Floats) -> "LogTarget":
+        """Raises: InvalidArgument when a value is -1 or less."""
+        if not target.min() > -1:
+            raise InvalidArgument(
+                f"log1p needs targets above -1, there is {target.min()}; use identity",
+                reason="TARGET_RANGE",
+            )
+        learnt = np.log1p(target)
+        return cls(float(learnt.min()) - 1.0, float(learnt.max()) + 1.0)
+
+    def undo(self, outputs: Floats) -> Floats:
+        return np.asarray(np.exp(np.clip(outputs, self.low, self.high)) - 1.0, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldModel:
+    """`present`: the classes that training rows had; the others get probability 0."""
+
+    preparation: Preparation
+    fitted: Fitted
+    class_count: int
+    present: tuple[int, ...]
+    log_target: LogTarget | None
+
+    def predict(self, features: Features) -> Floats:
+        """By the source library: float64 [rows, classes], or [rows, 1]."""
+        if not features.row_count:
+            return np.empty((0, self.class_count or 1))
+        found = self.fitted.predict(self.preparation.transform(features))
+        if self.log_target is not None:
+            return self.log_target.undo(found)
+        if not self.class_count or len(self.present) == self.class_count:
+            return found
+        placed = np.zeros((features.row_count, self.class_count))
+        placed[:, list(self.present)] = found
+        return placed
+
+
+def fit_fold(
+    task: TrialTask, features: Features, rows: Integers, out_of_time: Callable[[], bool]
+) -> FoldModel:
+    """Fits on the given rows of the task.
+
+    Raises:
+        InvalidArgument: unknown or unfit components.
+        FamilyUnavailable, DeadlineReached, or one of LIBRARY_ERRORS.
+    """
+    pipeline = task.pipeline
+    fit = fitter(pipeline.family)
+    train = features.take(rows)
+    target: npt.NDArray[np.int64] | Floats = task.target[rows]
+    weights = None if task.weights is None else task.weights[rows]
+    preparation = _prepare(task, train)
+    log_target = _log_target(task, target)
+    present: tuple[int, ...] = ()
+    class_count = 0
+    if task.task is not TaskKind.REGRESSION:
+        there, target = np.unique(target, return_inverse=True)
+        present, class_count = tuple(int(index) for index in there), len(there)
+    elif log_target is not None:
+        target = np.log1p(target)
+    training = Training(
+        matrix=preparation.transform(train),
+        target=target,
+        class_count=class_count,
+        weights=weights,
+        params=_component(task, "model", pipeline.family).params,
+        metric=task.metric,
+        seed=task.seed,
+        threads=task.threads,
+        out_of_time=out_of_time,
+    )
+    if class_count == 1:
+        fitted = constant.always(np.ones(1))
+    elif preparation.width == 0:
+        fitted = constant.fit(training)
+    else:
+        fitted = fit(training)
+    return FoldModel(preparation, fitted, len(task.classes), present, log_target)
+
+
+def _component(task: TrialTask, slot: str, default: str) -> Component:
+    return task.pipeline.components.get(slot, Component(default, {}))
+
+
+def reads_dates(task: TrialTask) -> bool:
+    """Whether date columns become features. Raises: InvalidArgument for an unknown component."""
+    name = _component(task, "date", "drop").name
+    if name not in ("parts", "drop"):
+        raise InvalidArgument(
+            f"there is no date component '{clip(name)}'", reason="NO_SUCH_COMPONENT"
+        )
+    return name == "parts" and task.pipeline.family != "constant"
+
+
+def _prepare(task: TrialTask, train: Features) -> Preparation:
+    family = task.pipeline.family
+    if family == "constant":
+        return Preparation(NativeNumbers(np.empty(0, dtype=np.int64)), ())
+    components = dict(task.pipeline.components)
+    # Dates alone may be the only numbers of a table: then the grammar gives no numeric component.
+    default = "native" if family in TAKES_MISSING else "impute"
+    scale = {"scale": "standard"} if family == "linear" else {}
+    numeric = components.setdefault("numeric", Component(default, scale))
+    if numeric.name == "native" and family not in TAKES_MISSING:
+        raise InvalidArgument(
+            f"{family} does not take missing values: its numeric component has to be impute",
+            reason="BAD_PIPELINE",
+        )
+    return fit_preparation(components, train)
+
+
+def _log_target(task: TrialTask, target: npt.NDArray[np.int64] | Floats) -> LogTarget | None:
+    name = _component(task, "target", "identity").name
+    if name == "identity":
+        return None
+    if name != "log1p" or task.task is not TaskKind.REGRESSION:
+        raise InvalidArgument(
+            f"there is no target component '{clip(name)}' for {task.task.value}",
+            reason="NO_SUCH_COMPONENT",
+        )
+    return LogTarget.fit(target.astype(np.float64))

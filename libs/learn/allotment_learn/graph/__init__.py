@@ -1,0 +1,1 @@
+"""ONNX graphs that compute what the source libraries compute, in double precision."""

@@ -1,0 +1,156 @@
+"""Fitted models as graphs. Why trees look as they do: docs/decisions/exact-trees.md."""
+
+import numpy as np
+from onnx import TensorProto
+
+from allotment_learn.errors import GraphTooLarge
+from allotment_learn.forms import ConstantForm, Form, LinearForm, Link, TreesForm
+from allotment_learn.graph.builder import ML_DOMAIN, GraphBuilder
+from allotment_learn.graph.preparation import SharedInputs, write_matrix, write_numbers
+from allotment_learn.preparation import Preparation
+from allotment_learn.task import Floats, Integers
+from allotment_learn.trees import Trees
+
+_SUM, _LESS_OR_EQUAL, _NO_TRANSFORM = 1, 0, 0
+_NODE_BYTES = 21
+"""What a node of a tree takes in a file, measured: inner nodes 33, leaves 13."""
+
+
+def form_bytes(form: Form) -> int:
+    """Roughly what the form will take in a file."""
+    if isinstance(form, TreesForm):
+        values = form.trees.values.nbytes // 2 if form.trees.targets is None else 0
+        return form.trees.node_count * _NODE_BYTES + values
+    return form.weights.nbytes if isinstance(form, LinearForm) else form.values.nbytes
+
+
+def check_size(forms: list[Form], limit_bytes: int) -> None:
+    """Raises: GraphTooLarge."""
+    size = sum(form_bytes(form) for form in forms)
+    if size > limit_bytes:
+        raise GraphTooLarge(
+            f"the model would take about {size // 10**6} MB, at most {limit_bytes // 10**6} MB are "
+            "written; use fewer trees or larger leaves"
+        )
+
+
+def write_form(
+    build: GraphBuilder, form: Form, preparation: Preparation, shared: SharedInputs
+) -> str:
+    """The model's predictions [N, outputs], before classes are placed and targets undone."""
+    if isinstance(form, ConstantForm):
+        return _constant(build, form.values, shared)
+    if isinstance(form, LinearForm):
+        return _link(build, form.link, _linear(build, form, preparation, shared))
+    matrix = write_matrix(build, preparation, shared)
+    return _link(build, form.link, _trees(build, form, matrix, shared))
+
+
+def _constant(build: GraphBuilder, values: Floats, shared: SharedInputs) -> str:
+    columns = build.constant(np.array([len(values)]))
+    shape = build.node("Concat", shared.row_count, columns, axis=0)
+    return build.node("Expand", build.constant(values), shape)
+
+
+def _link(build: GraphBuilder, link: Link, raw: str) -> str:
+    if link is Link.IDENTITY:
+        return raw
+    if link is Link.SOFTMAX:
+        return build.node("Softmax", raw, axis=1)
+    second = build.node("Sigmoid", raw) if link is Link.SIGMOID else raw
+    first = build.node("Sub", build.constant(1.0), second)
+    return build.node("Concat", first, second, axis=1)
+
+
+def _linear(
+    build: GraphBuilder, form: LinearForm, preparation: Preparation, shared: SharedInputs
+) -> str:
+    """A string column adds one row of (its part of the matrix @ weights), picked by its code."""
+    terms = []
+    width = preparation.numbers.width
+    if width:
+        blocks = write_numbers(build, preparation.numbers, shared)
+        numbers = build.node("Concat", *blocks, axis=1) if len(blocks) > 1 else blocks[0]
+        terms.append(build.node("MatMul", numbers, build.constant(form.weights[:width])))
+    for block in preparation.categories:
+        coded = shared.strings[block.column]
+        weights = form.weights[width : width + block.width]
+        width += block.width
+        added = build.constant(coded.rows_of(block) @ weights)
+        terms.append(build.node("Gather", added, coded.places, axis=0))
+    total = terms[0]
+    for term in [*terms[1:], build.constant(form.intercept)]:
+        total = build.node("Add", total, term)
+    return total
+
+
+def _trees(build: GraphBuilder, form: TreesForm, matrix: str, shared: SharedInputs) -> str:
+    trees = form.trees
+    # A tree that is one leaf is a constant.
+    alone = trees.left[trees.roots] < 0
+    base = form.base.copy()
+    for tree in np.flatnonzero(alone):
+        value = trees.values[trees.roots[tree]]
+        if trees.targets is None:
+            base += value
+        else:
+            base[trees.targets[tree]] += value[0]
+    if alone.all():
+        return _constant(build, base / form.divisor, shared)
+    if form.single_precision:
+        matrix = build.double(build.node("Cast", matrix, to=TensorProto.FLOAT))
+    summed = _ensemble(build, trees, ~alone, matrix, len(base))
+    if base.any():
+        summed = build.node("Add", summed, build.constant(base))
+    if form.divisor == 1.0:
+        return summed
+    return build.node("Div", summed, build.constant(form.divisor))
+
+
+def _ensemble(
+    build: GraphBuilder, trees: Trees, chosen: np.ndarray, matrix: str, outputs: int
+) -> str:
+    """The sum of the chosen trees' leaf values, [N, outputs]."""
+    node_count = trees.node_count
+    ends = np.append(trees.roots[1:], node_count)
+    of_tree = np.repeat(np.arange(len(trees.roots)), ends - trees.roots)
+    there = chosen[of_tree]
+    inner, leaf = there & (trees.left >= 0), there & (trees.left < 0)
+    place = np.where(inner, np.cumsum(inner) - 1, np.cumsum(leaf) - 1)
+    values = np.ascontiguousarray(trees.values[leaf])
+    if trees.targets is not None:
+        targets, weights, width = trees.targets[of_tree[leaf]], values[:, 0], outputs
+    else:
+        # Each tree says which leaf it ends in; the leaf's values are picked and added afterwards.
+        number = np.cumsum(chosen) - 1
+        targets, width = number[of_tree[leaf]], int(chosen.sum())
+        weights = np.arange(len(values), dtype=np.float64)
+    left, right = trees.left[inner], trees.right[inner]
+    attributes: dict[str, int | np.ndarray] = {
+        "aggregate_function": _SUM,
+        "post_transform": _NO_TRANSFORM,
+        "n_targets": width,
+        "tree_roots": place[trees.roots[chosen]],
+        "nodes_featureids": trees.feature[inner],
+        "nodes_splits": trees.threshold[inner],
+        "nodes_modes": np.full(int(inner.sum()), _LESS_OR_EQUAL, dtype=np.uint8),
+        "nodes_truenodeids": place[left],
+        "nodes_trueleafs": leaf[left].astype(np.int64),
+        "nodes_falsenodeids": place[right],
+        "nodes_falseleafs": leaf[right].astype(np.int64),
+        "leaf_targetids": targets.astype(np.int64),
+        "leaf_weights": np.ascontiguousarray(weights),
+    }
+    if trees.missing_left.any():
+        attributes["nodes_missing_value_tracks_true"] = trees.missing_left[inner].astype(np.int64)
+    out = build.bulky_node("TreeEnsemble", matrix, domain=ML_DOMAIN, attributes=attributes)
+    if trees.targets is not None:
+        return out
+    return _picked(build, out, values)
+
+
+def _picked(build: GraphBuilder, leaves: str, values: Floats) -> str:
+    places: str = build.node("Cast", leaves, to=TensorProto.INT64)
+    picked = build.node("Gather", build.constant(values), places, axis=0)
+    axis: Integers = np.array([1])
+    return build.node("ReduceSum", picked, build.constant(axis), keepdims=0)

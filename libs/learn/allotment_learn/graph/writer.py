@@ -1,0 +1,98 @@
+"""The models of all folds as one graph: from the source columns to their averaged predictions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from allotment_learn.errors import GraphTooLarge
+from allotment_learn.features import NumberSource
+from allotment_learn.folds import FoldModel
+from allotment_learn.graph.builder import GraphBuilder
+from allotment_learn.graph.models import check_size, write_form
+from allotment_learn.graph.preparation import SharedInputs, write_shared_inputs
+from allotment_learn.graph.signature import METADATA_KEY, OUTPUTS, input_names, signature_json
+from allotment_learn.table import ColumnKind
+from allotment_learn.task import TaskKind, TrialTask
+
+SIZE_LIMIT_BYTES = 200_000_000
+
+
+def write_graph(
+    task: TrialTask, sources: Sequence[NumberSource], models: Sequence[FoldModel]
+) -> bytes:
+    """The serialized model. The same models give the same bytes.
+
+    Raises:
+        GraphTooLarge: it would not fit in SIZE_LIMIT_BYTES.
+        InvalidArgument: a column has no name.
+    """
+    check_size([model.fitted.form for model in models], SIZE_LIMIT_BYTES)
+    columns = task.table.columns
+    names = input_names(columns, task.task)
+    outputs = [name for name, _ in OUTPUTS[task.task]]
+    build = GraphBuilder([*names.values(), *outputs])
+    shared = write_shared_inputs(
+        build, columns, names, sources, [model.preparation for model in models]
+    )
+    predictions = [_write_fold(build, model, shared) for model in models]
+    total = build.node("Sum", *predictions)
+    count = build.constant(float(len(models)))
+    build.node("Div", total, count, output=outputs[-1])
+    if task.task is not TaskKind.REGRESSION:
+        best = build.node("ArgMax", outputs[-1], axis=1, keepdims=0)
+        labels = build.strings(task.classes, [len(task.classes)])
+        build.node("Gather", labels, best, output=outputs[0])
+    signature = signature_json(
+        columns,
+        names,
+        task=task.task,
+        classes=task.classes,
+        target=task.target_name,
+        reading=task.reading,
+    )
+    model = build.model(_inputs(task, names), _outputs(task), {METADATA_KEY: signature})
+    written = model.SerializeToString(deterministic=True)
+    if len(written) > SIZE_LIMIT_BYTES:
+        raise GraphTooLarge(
+            f"the model takes {len(written) // 10**6} MB, at most {SIZE_LIMIT_BYTES // 10**6} MB are "
+            "written; use fewer trees or larger leaves"
+        )
+    return written
+
+
+def _write_fold(build: GraphBuilder, model: FoldModel, shared: SharedInputs) -> str:
+    raw = write_form(build, model.fitted.form, model.preparation, shared)
+    if model.log_target is not None:
+        above = build.node("Max", raw, build.constant(model.log_target.low))
+        cut = build.node("Min", above, build.constant(model.log_target.high))
+        return build.node("Sub", build.node("Exp", cut), build.constant(1.0))
+    if not model.class_count or len(model.present) == model.class_count:
+        return raw
+    # Exact: one term of each sum is the probability times 1, the others are 0.
+    placement = np.zeros((len(model.present), model.class_count))
+    placement[np.arange(len(model.present)), list(model.present)] = 1.0
+    return build.node("MatMul", raw, build.constant(placement))
+
+
+def _inputs(task: TrialTask, names: dict[str, str]) -> list[onnx.ValueInfoProto]:
+    return [
+        helper.make_tensor_value_info(
+            names[column.name],
+            TensorProto.DOUBLE if column.type is ColumnKind.NUMERIC else TensorProto.STRING,
+            ["N", 1],
+        )
+        for column in task.table.columns
+    ]
+
+
+def _outputs(task: TrialTask) -> list[onnx.ValueInfoProto]:
+    if task.task is TaskKind.REGRESSION:
+        return [helper.make_tensor_value_info("prediction", TensorProto.DOUBLE, ["N", 1])]
+    return [
+        helper.make_tensor_value_info("label", TensorProto.STRING, ["N"]),
+        helper.make_tensor_value_info(
+            "probabilities", TensorProto.DOUBLE, ["N", len(task.classes)]
+        ),
+    ]
