@@ -84,7 +84,7 @@ class Connection:
         self._on_outage = on_outage
         self._away = False
         self.channel: grpc.aio.Channel = channel(
-            settings.address, token=settings.token, ca=_read_ca(settings)
+            settings.address, token=settings.token, ca=_read_ca(settings), retry_s=0.0
         )
 
     async def close(self) -> None:

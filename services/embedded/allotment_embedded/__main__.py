@@ -1,0 +1,52 @@
+"""A local system: every service in one process, served on 127.0.0.1 until SIGTERM.
+
+    python -m allotment_embedded --dir FOLDER [--port P] [--metrics-port P] [--private]
+
+With --private one line of JSON on stdout tells the starter the address and a token (or the error),
+and the end of stdin is the end of everything: processes and folder.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from allotment_core.errors import AllotmentError
+from allotment_embedded import lifeline
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="allotment up")
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--metrics-port", type=int, default=0)
+    parser.add_argument("--private", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.private:
+        lifeline.hold_on(arguments.dir.parent)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+    # Heavier imports, so after the lifeline.
+    from allotment_embedded import server  # noqa: PLC0415
+
+    try:
+        return asyncio.run(
+            server.serve(
+                arguments.dir,
+                port=arguments.port,
+                metrics_port=arguments.metrics_port or None,
+                private=arguments.private,
+            )
+        )
+    except AllotmentError as e:
+        if arguments.private:
+            print(json.dumps({"error": {"reason": e.reason, "message": e.message}}), flush=True)
+        else:
+            print(f"error: {e.message} [{e.reason}]", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
