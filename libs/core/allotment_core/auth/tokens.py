@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from allotment_core.auth.principal import Principal, Role
 from allotment_core.clock import Clock
+from allotment_core.durable import sync_folder
 from allotment_core.errors import FailedPrecondition, InvalidArgument, Unauthenticated
 from allotment_core.names import LeaseName, TenantName
 
@@ -185,7 +186,7 @@ def load_or_create_key(path: Path) -> bytes:
             os.link(aside, path)
     finally:
         aside.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return _checked_key(path)
 
 
@@ -214,11 +215,3 @@ def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 
 def _bad_key() -> FailedPrecondition:
     return FailedPrecondition("the key has to be PEM, ECDSA on P-256", reason="INVALID_KEY")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
