@@ -49,7 +49,9 @@ def regressor(tmp_path: Path) -> Path:
     """The prediction is the column `x` itself."""
     x = helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["N", 1])
     out = helper.make_tensor_value_info("prediction", TensorProto.DOUBLE, ["N", 1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["prediction"])], "g", [x], [out])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["prediction"])], "g", [x], [out]
+    )
     signature: dict[str, object] = {
         "task": "regression",
         "target": "y",
@@ -122,7 +124,9 @@ def test_a_model_of_something_else_is_an_error(tmp_path: Path) -> None:
     assert caught.value.reason == "BAD_MODEL"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"task": 1}', '{"task":"x","target":"y","inputs":3}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"task": 1}', '{"task":"x","target":"y","inputs":3}']
+)
 def test_a_bad_signature_is_an_error(text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Signature.parse(text)
