@@ -1,8 +1,9 @@
 """Dates as numbers. The same rule is written into graphs by `graph/dates.py`, step by step.
 
-A cell is a date when it matches the pattern's expression as a whole (`expression`), its month is 1-12, its
-day is in the month, hour <= 23, minute and second <= 59; anything else is missing. A pattern
-without a day means the first. Years are 1 to 9999 in the proleptic Gregorian calendar. Fractions of a second are read and left out.
+A cell is a date when it matches the pattern's expression as a whole (`expression`), its month is
+1-12, its day is in the month, hour <= 23, minute and second <= 59; anything else is missing. A
+pattern without a day means the first. Years are 1 to 9999 in the proleptic Gregorian calendar.
+Fractions of a second are read and left out.
 """
 
 import re
@@ -12,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
 from allotment_core.errors import InvalidArgument, clip
 
 Integers = npt.NDArray[np.int64]
@@ -40,7 +42,7 @@ class Group:
             return "[0-9]{1,9}"
         if len(self.fields) == 1 and self.fields != "Y":
             return "[0-9]{1,2}"
-        return "[0-9]{%d}" % sum(WIDTHS[field] for field in self.fields)
+        return f"[0-9]{{{sum(WIDTHS[field] for field in self.fields)}}}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class DatePattern:
 
     @cached_property
     def expression(self) -> str:
-        """What a whole cell has to match; the same to Python and to RE2. A capture for each group."""
+        """What a whole cell has to match; the same to Python and to RE2. A capture for each
+        group."""
         parts = [re.escape(self.literals[0])]
         for group, literal in zip(self.groups, self.literals[1:], strict=True):
             parts.append(f"({group.expression})" + re.escape(literal))
@@ -142,7 +145,9 @@ def read_parts(cells: Sequence[str], pattern: DatePattern) -> Floats:
     return _parts(fields, matched, pattern)
 
 
-def _parts(fields: dict[str, Integers], matched: npt.NDArray[np.bool_], pattern: DatePattern) -> Floats:
+def _parts(
+    fields: dict[str, Integers], matched: npt.NDArray[np.bool_], pattern: DatePattern
+) -> Floats:
     zero = np.zeros(len(matched), dtype=np.int64)
     year, month, day = fields["Y"], fields["m"], fields.get("d", zero + 1)
     hour, minute, second = (fields.get(name, zero) for name in "HMS")

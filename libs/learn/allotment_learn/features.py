@@ -1,4 +1,5 @@
-"""A table in the form that every fold starts from: one matrix of numbers, one code per string cell."""
+"""A table in the form that every fold starts from: one matrix of numbers, one code per string
+cell."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Coded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """`numbers` is float64 [rows, sources], NaN = missing; `strings` holds the categorical columns."""
+    """`numbers` is float64 [rows, sources], NaN = missing; `strings` holds the categorical
+    columns."""
 
     row_count: int
     sources: tuple[NumberSource, ...]

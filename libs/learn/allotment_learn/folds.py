@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from allotment_core.errors import InvalidArgument, clip
-from allotment_search.pipeline import Component
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.families import constant, light
 from allotment_learn.families.offered import TAKES_MISSING, fitter
 from allotment_learn.families.training import Training
@@ -19,6 +18,7 @@ from allotment_learn.preparation import (
     fit_preparation,
 )
 from allotment_learn.task import Floats, Integers, TaskKind, TrialTask
+from allotment_search.pipeline import Component
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
@@ -31,7 +31,8 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class LogTarget:
-    """The model learns log(1 + target); its outputs are cut to `low` .. `high` before they are undone."""
+    """The model learns log(1 + target); its outputs are cut to `low` .. `high` before they are
+    undone."""
 
     low: float
     high: float

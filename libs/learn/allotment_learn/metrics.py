@@ -1,15 +1,16 @@
 """Scores of predictions. Numpy alone; every metric takes weights.
 
-Classification: `truth` int64 class indices, `predictions` [rows, classes] probabilities. Regression: `truth`
-float64, `predictions` [rows, 1]. A metric that is not defined for the rows (AUC of one class) is NaN.
+Classification: `truth` int64 class indices, `predictions` [rows, classes] probabilities.
+Regression: `truth` float64, `predictions` [rows, 1]. A metric that is not defined for the rows (AUC
+of one class) is NaN.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from allotment_core.errors import InvalidArgument, clip
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.task import Floats, Integers, TaskKind
 
 CLASSIFICATION_METRICS = ("log_loss", "auc", "ap", "accuracy", "f1")
@@ -120,7 +121,7 @@ def _steps(
     values, place = np.unique(ranking, return_inverse=True)
     true = np.bincount(place, weights=weight * is_true, minlength=len(values))
     false = np.bincount(place, weights=weight * ~is_true, minlength=len(values))
-    return true[::-1], false[::-1]
+    return true[::-1].astype(np.float64), false[::-1].astype(np.float64)
 
 
 def _auc_of(is_true: npt.NDArray[np.bool_], ranking: Floats, weight: Floats) -> float:

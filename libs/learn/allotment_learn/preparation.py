@@ -3,9 +3,9 @@
 Each class here has its twin in `graph/preparation.py`: the same steps in the same order, in double
 precision, so that graph and library see the same bits.
 
-`impute`: missing values become the mean or median of the training rows, values are cut to ten times the
-training range beyond its ends (infinities land there too), then centred and scaled where asked; columns
-with missing training values may get an indicator. `native`: missing values stay, infinities
+`impute`: missing values become the mean or median of the training rows, values are cut to ten times
+the training range beyond its ends (infinities land there too), then centred and scaled where asked;
+columns with missing training values may get an indicator. `native`: missing values stay, infinities
 become +-1e300. Columns without any training value are left out.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from allotment_core.errors import InvalidArgument, clip
-from allotment_search.pipeline import Component
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.features import Coded, Features
 from allotment_learn.task import Floats, Integers
+from allotment_search.pipeline import Component
 
 LARGEST_NATIVE = 1e300
 LARGEST_IMPUTED = 1e38
@@ -43,7 +43,8 @@ class NativeNumbers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImputedNumbers:
-    """Arrays by kept column; `indicated` are places in the features' matrix. No scaling: centre None."""
+    """Arrays by kept column; `indicated` are places in the features' matrix. No scaling: centre
+    None."""
 
     kept: Integers
     fill: Floats
@@ -72,7 +73,8 @@ Numbers = NativeNumbers | ImputedNumbers
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Categories:
-    """One string column. `values` have the codes 0, 1, ... by frequency; then "other", then missing.
+    """One string column. `values` have the codes 0, 1, ... by frequency; then "other", then
+    missing.
 
     One-hot: a column for each code. Else one column with the code.
     """
@@ -94,7 +96,8 @@ class Categories:
         """What stands in the matrix for each code, [codes, width]."""
         if not self.onehot:
             return codes.astype(np.float64)[:, None]
-        return (codes[:, None] == np.arange(self.width)).astype(np.float64)
+        rows: Floats = (codes[:, None] == np.arange(self.width)).astype(np.float64)
+        return rows
 
     def transform(self, coded: Coded) -> Floats:
         return self.rows_of(self.codes_of(coded.values))[coded.codes]
@@ -215,8 +218,8 @@ def thresholds_in_source(
 ) -> tuple[Integers, Floats]:
     """Split thresholds of matrix columns as values of the features' matrix.
 
-    `places`: columns of the matrix that the model takes. Those that are no numbers are left out. The
-    first array has places in the features' matrix.
+    `places`: columns of the matrix that the model takes. Those that are no numbers are left out.
+    The first array has places in the features' matrix.
     """
     of_number = places < len(numbers.kept)
     chosen, values = places[of_number], thresholds[of_number]

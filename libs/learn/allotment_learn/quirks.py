@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from allotment_learn.features import NumberSource
 from allotment_learn.folds import FoldModel
 from allotment_learn.forms import TreesForm
 from allotment_learn.preparation import thresholds_in_source
@@ -17,7 +18,6 @@ from allotment_learn.reference import (
     ReferenceRows,
     RowKind,
 )
-from allotment_learn.features import NumberSource
 from allotment_learn.table import Array, Column, ColumnKind, Table
 from allotment_learn.task import Floats, Integers
 
@@ -34,9 +34,11 @@ def reference_rows(
     models: Sequence[FoldModel],
     rng: np.random.Generator,
 ) -> ReferenceRows:
-    """At most VALIDATION_ROW_LIMIT validated rows as they are, then rows made of them by changing cells."""
+    """At most VALIDATION_ROW_LIMIT validated rows as they are, then rows made of them by changing
+    cells."""
     usable = validated[_short_enough(table, validated)]
-    # A table whose every row has a huge cell: its cells are cut by the caller's own rules elsewhere.
+    # A table whose every row has a huge cell: its cells are cut by the caller's own rules
+    # elsewhere.
     chosen = usable if len(usable) else validated[:1]
     if len(chosen) > VALIDATION_ROW_LIMIT:
         chosen = np.sort(rng.choice(chosen, VALIDATION_ROW_LIMIT, replace=False))
@@ -59,7 +61,9 @@ def _short_enough(table: Table, rows: Integers) -> np.ndarray:
     for column, cells in table:
         if column.type is not ColumnKind.NUMERIC:
             # A NUL at a cell's end would be lost in numpy's strings.
-            fine &= np.array([len(cell) <= LONGEST_CELL and "\0" not in cell for cell in cells[rows]])
+            fine &= np.array(
+                [len(cell) <= LONGEST_CELL and "\0" not in cell for cell in cells[rows]]
+            )
     return fine
 
 

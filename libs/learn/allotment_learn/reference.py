@@ -3,22 +3,23 @@
 An .npz without pickled objects, to be read with `numpy.load(path, allow_pickle=False)`:
 
 - `columns`: str [inputs]: the source columns in the order of the graph's inputs.
-- `input_0`, `input_1`, ...: one array [rows] for each input: float64 (NaN = missing), or str ("" = missing).
-- `expected`: float64 [rows, classes], or [rows, 1] for regression: the predictions of the very objects
+- `input_0`, `input_1`, ...: one array [rows] for each input: float64 (NaN = missing), or str ("" =
+  missing).
+- `expected`: float64 [rows, classes], or [rows, 1] for regression: the predictions of the very
+  objects
   that the graph was written from, averaged over the folds in double precision.
 - `kind`: str [rows]: VALIDATION, MISSING, UNSEEN, THRESHOLD or EXTREME.
 - `row`: int64 [rows]: the row's place in the trial's table; -1 for a made row.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment_learn.table import Column, ColumnKind, Table
+from allotment_learn.table import ColumnKind, Table
 from allotment_learn.task import Floats, Integers
 
 VALIDATION_ROW_LIMIT = 2_000
@@ -46,7 +47,7 @@ EXTREMES = (
 UNSEEN = "unseen \u2603 \U0001f9ea"
 
 
-class RowKind(str, Enum):
+class RowKind(StrEnum):
     """Why a row is in the reference."""
 
     VALIDATION = "VALIDATION"

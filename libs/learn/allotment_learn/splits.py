@@ -1,9 +1,9 @@
 """Who trains and who validates. Numpy alone.
 
-Without a time column, a row's part depends on the seed, on its stratum (class) or group, and on how many
-rows of the stratum (groups) came before it: rows appended later move nothing. Within each stratum,
-consecutive blocks of `part_count` rows get one row into each part, in a seeded order; so the parts of
-a stratum differ by one row at most.
+Without a time column, a row's part depends on the seed, on its stratum (class) or group, and on how
+many rows of the stratum (groups) came before it: rows appended later move nothing. Within each
+stratum, consecutive blocks of `part_count` rows get one row into each part, in a seeded order; so
+the parts of a stratum differ by one row at most.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from allotment_core.errors import InvalidArgument
 
+from allotment_core.errors import InvalidArgument
 from allotment_learn.task import Integers, SplitMethod, SplitSpec
 
 Cells = npt.NDArray[np.object_] | npt.NDArray[np.float64]
@@ -23,7 +23,8 @@ Fold = tuple[Integers, Integers]
 def assign_parts(
     strata: npt.NDArray[np.int64], keys: Sequence[str], part_count: int, seed: int
 ) -> Integers:
-    """The part (0 to part_count - 1) of each row. `keys` names the strata, whatever their numbers."""
+    """The part (0 to part_count - 1) of each row. `keys` names the strata, whatever their
+    numbers."""
     parts = np.empty(len(strata), dtype=np.int64)
     for stratum, key in enumerate(keys):
         rows = np.flatnonzero(strata == stratum)
@@ -67,15 +68,17 @@ def divide(
 ) -> list[Fold]:
     """The folds (or the one hold-out) of a table, none of them empty on either side.
 
-    By time, fold i validates part i + 1 of `part_count` + 1 equal parts and trains on those before; the
-    hold-out is the latest part. Rows of a group that is being validated are left out of training.
+    By time, fold i validates part i + 1 of `part_count` + 1 equal parts and trains on those before;
+    the hold-out is the latest part. Rows of a group that is being validated are left out of
+    training.
 
     Raises:
         InvalidArgument: the rows can't be divided in two.
     """
     if spec.part_count < 2:
         raise InvalidArgument(
-            f"rows have to be divided in at least 2 parts, not {spec.part_count}", reason="BAD_SPLIT"
+            f"rows have to be divided in at least 2 parts, not {spec.part_count}",
+            reason="BAD_SPLIT",
         )
     numbers = None if groups is None else group_numbers(groups)
     if times is not None:

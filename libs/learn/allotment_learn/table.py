@@ -1,8 +1,9 @@
-"""Feature columns as numpy arrays: numbers are float64 (NaN = missing), the rest strings ("" = missing)."""
+"""Feature columns as numpy arrays: numbers are float64 (NaN = missing), the rest strings ("" =
+missing)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from allotment_core.errors import DataLoss, InvalidArgument, clip
 
 Array = npt.NDArray[Any]
 
 
-class ColumnKind(str, Enum):
+class ColumnKind(StrEnum):
     """What the cells of a feature are."""
 
     NUMERIC = "numeric"
@@ -26,7 +28,8 @@ class ColumnKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A feature column, named as in the file. Dates alone have a `date_format` (strptime pattern)."""
+    """A feature column, named as in the file. Dates alone have a `date_format` (strptime
+    pattern)."""
 
     name: str
     type: ColumnKind
@@ -46,7 +49,8 @@ class Table:
         """A table of arrays that are float64 for numeric columns and object (str) for the rest.
 
         Raises:
-            InvalidArgument: a column is there twice, has no array, or one of another length or type.
+            InvalidArgument: a column is there twice, has no array, or one of another length or
+            type.
         """
         names = [column.name for column in columns]
         if len(set(names)) != len(names):

@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from allotment_search.pipeline import PipelineSpec
 
 from allotment_learn.table import Table
+from allotment_search.pipeline import PipelineSpec
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-class TaskKind(str, Enum):
+class TaskKind(StrEnum):
     """What is learnt."""
 
     BINARY = "binary"
@@ -23,7 +23,7 @@ class TaskKind(str, Enum):
     REGRESSION = "regression"
 
 
-class SplitMethod(str, Enum):
+class SplitMethod(StrEnum):
     """How rows are divided: every row validated once, or one part held out."""
 
     FOLDS = "folds"
@@ -51,10 +51,10 @@ class ReadingRules:
 class TrialTask:
     """One trial: data, pipeline, division of the rows, limits.
 
-    `table` holds the features alone, in the order of the model's inputs. `target` is the class index
-    (int64) or the value (float64) of each row; rows without a target are left out by the caller.
-    `groups` and `times` have a value per row where the split respects groups or time; neither may be
-    missing. `deadline_monotonic` is by `time.monotonic()`.
+    `table` holds the features alone, in the order of the model's inputs. `target` is the class
+    index (int64) or the value (float64) of each row; rows without a target are left out by the
+    caller. `groups` and `times` have a value per row where the split respects groups or time;
+    neither may be missing. `deadline_monotonic` is by `time.monotonic()`.
     """
 
     pipeline: PipelineSpec
@@ -76,7 +76,8 @@ class TrialTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
-    """Sent after each fitted fold; `score` is of the rows validated so far, by the task's metric."""
+    """Sent after each fitted fold; `score` is of the rows validated so far, by the task's
+    metric."""
 
     finished_folds: int
     fold_count: int
@@ -89,7 +90,8 @@ class TrialOutcome:
     """What a trial that ended well leaves: scores and three finished files.
 
     `predictions_path` is an .npz with `rows` (int64: places in the task's table, ascending) and
-    `predictions` (float64, [rows, classes] or [rows, 1]): those of the models that did not see the row.
+    `predictions` (float64, [rows, classes] or [rows, 1]): those of the models that did not see the
+    row.
     """
 
     score: float

@@ -18,9 +18,9 @@ Flags = npt.NDArray[np.bool_]
 class Trees:
     """Nodes of all trees behind one another. A row goes left where its value is <= the threshold.
 
-    `left` and `right` are node numbers, -1 at leaves. `missing_left`: where NaN goes. `values`: [nodes,
-    outputs], of leaves alone. `targets`: the output that a tree's single value adds to; None when its leaves
-    have a value for every output.
+    `left` and `right` are node numbers, -1 at leaves. `missing_left`: where NaN goes. `values`:
+    [nodes, outputs], of leaves alone. `targets`: the output that a tree's single value adds to;
+    None when its leaves have a value for every output.
     """
 
     roots: Integers

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from allotment_core.errors import InvalidArgument, clip
 from threadpoolctl import threadpool_limits
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_learn import metrics, splits
 from allotment_learn.errors import DeadlineReached, NotANumber, TrainingRefused
 from allotment_learn.features import Features
@@ -18,8 +18,8 @@ from allotment_learn.graph.writer import write_graph
 from allotment_learn.quirks import reference_rows
 from allotment_learn.reference import write_reference
 from allotment_learn.task import (
-    FoldReport,
     Floats,
+    FoldReport,
     Integers,
     TaskKind,
     TrialOutcome,
@@ -37,7 +37,8 @@ def run_trial(
     report: Callable[[FoldReport], None],
     monotonic: Callable[[], float] = time.monotonic,
 ) -> TrialOutcome:
-    """Fits fold by fold, reports after each, writes model.onnx, reference.npz and predictions.npz to `out_dir`.
+    """Fits fold by fold, reports after each, writes model.onnx, reference.npz and predictions.npz
+    to `out_dir`.
 
     Raises:
         InvalidArgument: the task contradicts itself, or names what is not known here.
@@ -49,7 +50,8 @@ def run_trial(
     """
     check_task(task)
     with threadpool_limits(limits=task.threads), warnings.catch_warnings():
-        # Libraries warn about constant columns, few rows and the like: the score says what they mean.
+        # Libraries warn about constant columns, few rows and the like: the score says what they
+        # mean.
         warnings.simplefilter("ignore")
         with np.errstate(all="ignore"):
             return _run(task, out_dir, report, monotonic)
@@ -82,9 +84,7 @@ def _run(
         score = _score(task, task.metric, validated, positive)
         fit_s = monotonic() - started
         report(
-            FoldReport(
-                finished_folds=len(models), fold_count=len(folds), score=score, fit_s=fit_s
-            )
+            FoldReport(finished_folds=len(models), fold_count=len(folds), score=score, fit_s=fit_s)
         )
     if not np.isfinite(score):
         raise NotANumber(f"the score ({task.metric}) of {len(validated.rows)} rows is {score}")

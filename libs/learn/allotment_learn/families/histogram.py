@@ -28,7 +28,8 @@ def fit(training: Training) -> Fitted:
         link = Link.IDENTITY
     else:
         link = Link.SIGMOID if training.class_count == 2 else Link.SOFTMAX
-    # Fitted trees and base have no public name in scikit-learn; a test compares the graphs with `predict`.
+    # Fitted trees and base have no public name in scikit-learn; a test compares the graphs with
+    # `predict`.
     form = TreesForm(
         of_hist_gradient_boosting(model._predictors),
         np.asarray(model._baseline_prediction, dtype=np.float64).reshape(-1),

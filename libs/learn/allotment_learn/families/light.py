@@ -13,7 +13,7 @@ from allotment_learn.trees import of_lightgbm
 try:
     import lightgbm
 except (ImportError, OSError) as error:
-    lightgbm = None
+    lightgbm = None  # type: ignore[assignment]
     _PROBLEM = (
         "LightGBM can't be loaded: the system's OpenMP library is missing; install libgomp1"
         if "libgomp" in str(error)

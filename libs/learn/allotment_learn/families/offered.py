@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from allotment_core.errors import InvalidArgument, clip
-
 from allotment_learn.errors import FamilyUnavailable
 from allotment_learn.families import constant, forests, histogram, light, linear
 from allotment_learn.families.training import Training
@@ -40,7 +39,8 @@ def offered_families() -> list[OfferedFamily]:
 
 
 def fitter(family: str) -> Callable[[Training], Fitted]:
-    """Raises: InvalidArgument for an unknown family, FamilyUnavailable for one that can't be loaded."""
+    """Raises: InvalidArgument for an unknown family, FamilyUnavailable for one that can't be
+    loaded."""
     if family not in _FAMILIES:
         raise InvalidArgument(
             f"there is no model family '{clip(family)}'; choose one of {', '.join(_FAMILIES)}",

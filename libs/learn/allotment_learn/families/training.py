@@ -11,8 +11,8 @@ from allotment_learn.task import Floats
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """`target`: class indices 0 .. class_count - 1, all of them there and at least two of them; or numbers
-    (class_count 0). `out_of_time` is asked by libraries that can stop in the middle."""
+    """`target`: class indices 0 .. class_count - 1, all of them there and at least two of them; or
+    numbers (class_count 0). `out_of_time` is asked by libraries that can stop in the middle."""
 
     matrix: Floats
     target: npt.NDArray[np.int64] | Floats

@@ -35,7 +35,12 @@ class GraphBuilder:
         return f"{self._prefix}{self._count}"
 
     def node(
-        self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any
+        self,
+        kind: str,
+        *inputs: str,
+        domain: str = "",
+        output: str | None = None,
+        **attributes: Any,
     ) -> str:
         """Adds a node of one output and gives the output's name."""
         out = output or self.name()
@@ -69,8 +74,9 @@ class GraphBuilder:
     def split(self, source: str, pieces: str, count: str, literal: str) -> None:
         """Strings at the first literal; `pieces` has one dimension more."""
         outputs = [pieces, count]
-        attributes = {"delimiter": literal, "maxsplit": 1}
-        self.nodes.append(helper.make_node("StringSplit", [source], outputs, **attributes))
+        self.nodes.append(
+            helper.make_node("StringSplit", [source], outputs, delimiter=literal, maxsplit=1)
+        )
 
     def constant(self, value: Constant | float | int) -> str:
         """Python floats and ints become double and int64 scalars."""
@@ -85,8 +91,9 @@ class GraphBuilder:
     def strings(self, values: Sequence[str], shape: Sequence[int]) -> str:
         """A constant of strings."""
         name = self.name()
-        encoded = [value.encode() for value in values]
-        self.initializers.append(helper.make_tensor(name, TensorProto.STRING, shape, encoded))
+        tensor = TensorProto(name=name, data_type=TensorProto.STRING, dims=shape)
+        tensor.string_data.extend(value.encode() for value in values)
+        self.initializers.append(tensor)
         return name
 
     def double(self, source: str) -> str:

@@ -71,7 +71,10 @@ def _linear(
     if width:
         blocks = write_numbers(build, preparation.numbers, shared)
         numbers = build.node("Concat", *blocks, axis=1) if len(blocks) > 1 else blocks[0]
-        terms.append(build.node("MatMul", numbers, build.constant(form.weights[:width])))
+        # One column is scaled by one number, which onnxruntime would pull into a matrix product in
+        # single precision.
+        product = "MatMul" if width > 1 else "Mul"
+        terms.append(build.node(product, numbers, build.constant(form.weights[:width])))
     for block in preparation.categories:
         coded = shared.strings[block.column]
         weights = form.weights[width : width + block.width]

@@ -36,7 +36,8 @@ class CodedInput:
 
 @dataclass(frozen=True, slots=True)
 class SharedInputs:
-    """What all folds start from: the matrix of numbers ("" where there is none) and coded strings."""
+    """What all folds start from: the matrix of numbers ("" where there is none) and coded
+    strings."""
 
     numbers: str
     number_count: int

@@ -1,16 +1,15 @@
 """The signature that stands in a graph's metadata, so that model.onnx alone suffices.
 
-Canonical JSON: `version` 1; `inputs`: name, type (double or string), kind (numeric, categorical, date), for
-dates `date_format`, and `column` where the input can't have its column's name because an output has it;
-`outputs`: name and type; `task`; `classes` in the order of the probabilities; `target`; `reading`:
-missing_markers and decimal of the training file.
+Canonical JSON: `version` 1; `inputs`: name, type (double or string), kind (numeric, categorical,
+date), for dates `date_format`, and `column` where the input can't have its column's name because an
+output has it; `outputs`: name and type; `task`; `classes` in the order of the probabilities;
+`target`; `reading`: missing_markers and decimal of the training file.
 """
 
 import json
 from collections.abc import Sequence
 
 from allotment_core.errors import InvalidArgument
-
 from allotment_learn.table import Column, ColumnKind
 from allotment_learn.task import ReadingRules, TaskKind
 
@@ -24,7 +23,8 @@ OUTPUTS = {
 
 
 def input_names(columns: Sequence[Column], task: TaskKind) -> dict[str, str]:
-    """The graph's input by column: the column's name, with "(input)" behind it where an output has that name.
+    """The graph's input by column: the column's name, with "(input)" behind it where an output has
+    that name.
 
     Raises:
         InvalidArgument: a column has no name; ONNX takes an empty name for an absent input.

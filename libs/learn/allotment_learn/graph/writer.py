@@ -56,8 +56,8 @@ def write_graph(
     written = model.SerializeToString(deterministic=True)
     if len(written) > SIZE_LIMIT_BYTES:
         raise GraphTooLarge(
-            f"the model takes {len(written) // 10**6} MB, at most {SIZE_LIMIT_BYTES // 10**6} MB are "
-            "written; use fewer trees or larger leaves"
+            f"the model takes {len(written) // 10**6} MB, at most "
+            f"{SIZE_LIMIT_BYTES // 10**6} MB are written; use fewer trees or larger leaves"
         )
     return written
 
@@ -70,10 +70,13 @@ def _write_fold(build: GraphBuilder, model: FoldModel, shared: SharedInputs) -> 
         return build.node("Sub", build.node("Exp", cut), build.constant(1.0))
     if not model.class_count or len(model.present) == model.class_count:
         return raw
-    # Exact: one term of each sum is the probability times 1, the others are 0.
-    placement = np.zeros((len(model.present), model.class_count))
-    placement[np.arange(len(model.present)), list(model.present)] = 1.0
-    return build.node("MatMul", raw, build.constant(placement))
+    # Not a product with a 0/1 matrix: onnxruntime would pull a division before it into the product,
+    # in single precision.
+    padded = build.node("Pad", raw, build.constant(np.array([0, 0, 0, 1])), build.constant(0.0))
+    absent = len(model.present)
+    columns = np.full(model.class_count, absent, dtype=np.int64)
+    columns[list(model.present)] = np.arange(absent)
+    return build.node("Gather", padded, build.constant(columns), axis=1)
 
 
 def _inputs(task: TrialTask, names: dict[str, str]) -> list[onnx.ValueInfoProto]:
