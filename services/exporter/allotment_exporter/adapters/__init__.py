@@ -1,0 +1,1 @@
+"""One module per port: SQL, blobs over gRPC, folders, child processes."""

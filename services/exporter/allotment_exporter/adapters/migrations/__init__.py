@@ -1,0 +1,1 @@
+"""The schema of the exporter's database, step by step."""
