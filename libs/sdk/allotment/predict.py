@@ -21,14 +21,24 @@ OnWarning = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One input of the graph: which column it takes, and what that holds (numeric, categorical,
+    date).
+    """
+
+    column: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """What model.onnx says about itself: the reading rules and the names of its outputs."""
 
     task: str
     target: str
     classes: tuple[str, ...]
-    inputs: Mapping[str, str]
-    """Each column's type: numeric, categorical or date."""
+    inputs: Mapping[str, Input]
+    """By the input's name, which is the column's unless an output has that name."""
     rules: CellRules
 
     @classmethod
@@ -41,7 +51,12 @@ class Signature:
                 task=str(content["task"]),
                 target=str(content["target"]),
                 classes=tuple(map(str, content.get("classes", ()))),
-                inputs={str(item["name"]): str(item["type"]) for item in content["inputs"]},
+                inputs={
+                    str(item["name"]): Input(
+                        column=str(item.get("column", item["name"])), kind=str(item["kind"])
+                    )
+                    for item in content["inputs"]
+                },
                 rules=CellRules(
                     decimal="," if reading.get("decimal") == "," else ".",
                     missing_markers=frozenset(map(str, reading.get("missing_markers", ()))),
@@ -90,14 +105,16 @@ class Predictor:
                 reason="BAD_MODEL",
             )
         self.signature = Signature.parse(metadata[SIGNATURE_KEY])
-        self._numbers = {
-            node.name: "string" not in node.type for node in self._session.get_inputs()
+        known = self.signature.inputs
+        self._inputs = {
+            node.name: known.get(node.name) or Input(column=node.name, kind="categorical")
+            for node in self._session.get_inputs()
         }
 
     @property
     def columns(self) -> Sequence[str]:
         """The columns that rows need."""
-        return tuple(self._numbers)
+        return tuple(source.column for source in self._inputs.values())
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -121,25 +138,24 @@ class Predictor:
         """
         np = self._np
         feeds = {}
-        for name, numeric in self._numbers.items():
-            values = [self._value(name, numeric, cell, unread) for cell in cells[name]]
-            dtype = np.float64 if numeric else object
+        for name, source in self._inputs.items():
+            values = [self._value(source, cell, unread) for cell in cells[source.column]]
+            dtype = np.float64 if source.kind == "numeric" else object
             feeds[name] = np.array(values, dtype=dtype).reshape(-1, 1)
         wanted = "prediction" if self.signature.regression else "probabilities"
         (outputs,) = self._session.run([wanted], feeds)
         return np.asarray(outputs, dtype=np.float64).reshape(-1, len(self.output_names))
 
-    def _value(
-        self, name: str, numeric: bool, cell: str, unread: dict[str, str] | None
-    ) -> float | str:
+    def _value(self, source: Input, cell: str, unread: dict[str, str] | None) -> float | str:
         rules = self.signature.rules
-        if not numeric:
-            is_date = self.signature.inputs.get(name) == "date"
-            return rules.date(cell) if is_date else rules.text(cell)
+        if source.kind == "date":
+            return rules.date(cell)
+        if source.kind != "numeric":
+            return rules.text(cell)
         number = rules.number(cell)
         if number is None:
             if unread is not None:
-                unread.setdefault(name, cell)
+                unread.setdefault(source.column, cell)
             return float("nan")
         return number
 

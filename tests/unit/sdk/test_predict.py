@@ -36,8 +36,8 @@ def classifier(tmp_path: Path) -> Path:
         "target": "bought",
         "classes": ["no", "yes, really"],
         "inputs": [
-            {"name": "share", "type": "numeric"},
-            {"name": "city", "type": "categorical"},
+            {"name": "share", "type": "double", "kind": "numeric"},
+            {"name": "city", "type": "string", "kind": "categorical"},
         ],
         "reading": {"missing_markers": ["NA"], "decimal": "."},
     }
@@ -46,16 +46,15 @@ def classifier(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def regressor(tmp_path: Path) -> Path:
-    """The prediction is the column `x` itself."""
-    x = helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["N", 1])
+    """The prediction is the column `x` itself; the input is called otherwise."""
+    x = helper.make_tensor_value_info("x (input)", TensorProto.DOUBLE, ["N", 1])
     out = helper.make_tensor_value_info("prediction", TensorProto.DOUBLE, ["N", 1])
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["prediction"])], "g", [x], [out]
-    )
+    node = helper.make_node("Identity", ["x (input)"], ["prediction"])
+    graph = helper.make_graph([node], "g", [x], [out])
     signature: dict[str, object] = {
         "task": "regression",
         "target": "y",
-        "inputs": [{"name": "x", "type": "numeric"}],
+        "inputs": [{"name": "x (input)", "type": "double", "kind": "numeric", "column": "x"}],
     }
     return save(tmp_path / "regressor.onnx", graph, signature)
 
