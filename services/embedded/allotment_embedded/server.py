@@ -23,9 +23,9 @@ from allotment_core.clock import Clock, SystemClock
 from allotment_core.errors import FailedPrecondition, Unauthenticated
 from allotment_core.events import configure_logging
 from allotment_core.names import TenantName
-from allotment_core.rpc import RpcServer, Service
+from allotment_core.rpc import RpcServer
 from allotment_core.rpc.client import channel
-from allotment_embedded.services import build_services
+from allotment_embedded.services import build_services, close_databases
 from allotment_embedded.state import StateFolder, locked
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ async def serve(folder: Path, *, port: int, metrics_port: int | None, private: b
             server = RpcServer(services, verifier, clock, address, metrics_port=metrics_port)
             await server.start()
         except BaseException:
-            await _close_databases(services)
+            await close_databases(services)
             raise
         try:
             state.write("address", address)
@@ -166,9 +166,3 @@ def _usable_port(port: int) -> int:
                 reason="PORT_IN_USE",
             ) from e
         return int(probe.getsockname()[1])
-
-
-async def _close_databases(services: list[Service]) -> None:
-    for service in services:
-        if service.database is not None:
-            await service.database.close()

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from allotment.cli.options import JsonOption, say
-from allotment.cli.render import moment, number, print_fields, print_json, print_table, short, size
+from allotment.cli.render import (
+    moment,
+    number,
+    print_deleted,
+    print_fields,
+    print_json,
+    print_paths,
+    print_table,
+    short,
+    size,
+)
 from allotment.cli.session import connect
 from allotment.types import ColumnRole, DatasetVersion, Progress
 
@@ -111,18 +121,15 @@ def download(
     """A version's rows as Parquet files."""
     with connect() as client:
         paths = client.datasets.download(version, out)
-    if as_json:
-        print_json([str(path) for path in paths])
-    else:
-        print("\n".join(map(str, paths)))
+    print_paths(paths, as_json)
 
 
 @app.command()
-def delete(dataset: str) -> None:
+def delete(dataset: str, as_json: JsonOption = False) -> None:
     """Delete a dataset with all its versions."""
     with connect() as client:
         client.datasets.delete(dataset)
-    print(f"{dataset} is deleted")
+    print_deleted(dataset, as_json)
 
 
 def column_roles(

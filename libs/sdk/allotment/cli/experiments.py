@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from allotment.cli.options import JsonOption, parse_duration_s
-from allotment.cli.render import moment, number, plain, print_fields, print_json, print_table, short
+from allotment.cli.render import (
+    moment,
+    number,
+    plain,
+    print_deleted,
+    print_fields,
+    print_json,
+    print_table,
+    short,
+)
 from allotment.cli.session import connect
 from allotment.types import Change, Experiment, Model, Trial
 
@@ -126,11 +135,11 @@ def cancel(experiment: str, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def delete(experiment: str) -> None:
+def delete(experiment: str, as_json: JsonOption = False) -> None:
     """Forget an experiment with its trials and models."""
     with connect() as client:
         client.experiments.delete(experiment)
-    print(f"{experiment} is deleted")
+    print_deleted(experiment, as_json)
 
 
 def trials(

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from allotment.cli.options import JsonOption
-from allotment.cli.render import moment, number, print_fields, print_json, print_table, short, size
+from allotment.cli.render import (
+    moment,
+    number,
+    print_deleted,
+    print_fields,
+    print_json,
+    print_paths,
+    print_table,
+    short,
+    size,
+)
 from allotment.cli.session import connect
 from allotment.types import Export
 
@@ -71,10 +81,14 @@ def show(export: str, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def download(export: str, out: Annotated[Path, typer.Option(help="Folder.")]) -> None:
+def download(
+    export: str,
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx and manifest.json.")],
+    as_json: JsonOption = False,
+) -> None:
     """The artefact and manifest of an export."""
     with connect() as client:
-        print("\n".join(map(str, client.exports.download(export, out))))
+        print_paths(client.exports.download(export, out), as_json)
 
 
 @app.command()
@@ -85,11 +99,11 @@ def cancel(export: str, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def delete(export: str) -> None:
+def delete(export: str, as_json: JsonOption = False) -> None:
     """Forget an ended export."""
     with connect() as client:
         client.exports.delete(export)
-    print(f"{export} is deleted")
+    print_deleted(export, as_json)
 
 
 def _print_export(found: Export, as_json: bool) -> None:

@@ -7,7 +7,15 @@ import typer
 
 from allotment.cli.experiments import describe, print_json_line
 from allotment.cli.options import JsonOption
-from allotment.cli.render import moment, number, print_fields, print_json, print_table, size
+from allotment.cli.render import (
+    moment,
+    number,
+    print_fields,
+    print_json,
+    print_paths,
+    print_table,
+    size,
+)
 from allotment.cli.session import connect
 
 app = typer.Typer(help="List, watch and download models.", no_args_is_help=True)
@@ -84,7 +92,4 @@ def download(
     """A model's artefact, checked against its sha256."""
     with connect() as client:
         paths = client.models.download(model, out)
-    if as_json:
-        print_json([str(path) for path in paths])
-    else:
-        print("\n".join(map(str, paths)))
+    print_paths(paths, as_json)

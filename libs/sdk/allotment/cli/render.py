@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -82,3 +83,18 @@ def print_fields(fields: Mapping[str, str]) -> None:
     width = max(map(len, fields), default=0)
     for key, value in fields.items():
         print(f"{key:<{width}}  {value}")
+
+
+def print_paths(paths: Sequence[Path], as_json: bool) -> None:
+    """Files that were written."""
+    if as_json:
+        print_json([str(path) for path in paths])
+    else:
+        print("\n".join(map(str, paths)))
+
+
+def print_deleted(name: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        print(f"{name} is deleted")

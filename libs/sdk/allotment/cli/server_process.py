@@ -65,7 +65,9 @@ class ServerProcess:
             return Ready(address=said["ready"]["address"], token=said["ready"]["token"])
         if "error" in said:
             raise ServerFailed(str(said["error"]["message"]))
-        raise ServerFailed(f"the server ended while it started: {self.log_tail() or 'no output'}")
+        tail = self.log_tail() or "no output"
+        hint = "; pip install 'allotment[local]'" if "No module named" in tail else ""
+        raise ServerFailed(f"the server ended while it started: {tail}{hint}")
 
     def log_tail(self) -> str:
         """The last line that the server logged."""

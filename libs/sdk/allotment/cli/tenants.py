@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from allotment.cli.options import JsonOption, parse_duration_s
-from allotment.cli.render import moment, print_fields, print_json, print_table
+from allotment.cli.render import moment, print_deleted, print_fields, print_json, print_table
 from allotment.cli.session import connect
 from allotment.types import Tenant
 
@@ -88,11 +88,11 @@ def update(
 
 
 @app.command()
-def delete(tenant: str) -> None:
+def delete(tenant: str, as_json: JsonOption = False) -> None:
     """Remove a tenant that holds no leases."""
     with connect() as client:
         client.tenants.delete(tenant)
-    print(f"{tenant} is deleted")
+    print_deleted(tenant, as_json)
 
 
 @token_app.command("create")

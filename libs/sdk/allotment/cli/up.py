@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from allotment.settings import default_state_dir
 from allotment_core.errors import FailedPrecondition
 
 DEFAULT_PORT = 8470
+NEEDED = ("alembic", "jwt", "numpy", "onnx", "onnxruntime", "pyarrow", "sklearn", "sqlalchemy")
 
 
 def up(
@@ -24,6 +26,12 @@ def up(
 
     The folder's file `token` has a token for the server.
     """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise FailedPrecondition(
+            f"a server needs {', '.join(missing)}; pip install 'allotment[local]'",
+            reason="LIBRARIES_MISSING",
+        )
     folder = (dir or default_state_dir(os.environ)).expanduser().absolute()
     command = [sys.executable, "-m", "allotment_embedded", "--dir", str(folder)]
     command += ["--port", str(port), "--metrics-port", str(metrics_port)]
