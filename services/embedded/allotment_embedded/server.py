@@ -12,28 +12,19 @@ from pathlib import Path
 
 import grpc.aio
 
-from allotment_core.auth.principal import Role
-from allotment_core.auth.tokens import (
-    MAX_TTL_S,
-    TokenSigner,
-    TokenVerifier,
-    load_or_create_key,
-)
-from allotment_core.clock import Clock, SystemClock
-from allotment_core.errors import FailedPrecondition, Unauthenticated
+from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
+from allotment_core.clock import SystemClock
+from allotment_core.errors import FailedPrecondition
 from allotment_core.events import configure_logging
-from allotment_core.names import TenantName
 from allotment_core.rpc import RpcServer
 from allotment_core.rpc.client import channel
 from allotment_embedded.services import build_services, close_databases
 from allotment_embedded.state import StateFolder, locked
+from allotment_embedded.tokens import InternalToken, lasting_token
 
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
-LOCAL = TenantName("local")
-RENEW_TOKEN_S = 30 * 24 * 3600
-"""A stored token that ends sooner is replaced at the next start."""
 STOP_GRACE_S = 3.0
 
 
@@ -62,7 +53,7 @@ async def serve(folder: Path, *, port: int, metrics_port: int | None, private: b
         clock = SystemClock()
         signer = TokenSigner(load_or_create_key(state.key))
         verifier = TokenVerifier(signer.public_key_pem, clock)
-        token = _lasting_token(state, signer, verifier, clock)
+        token = lasting_token(state, signer, verifier, clock)
         address = f"{HOST}:{_usable_port(port)}"
         channels = Channels(address, InternalToken(signer, clock))
         services = await build_services(state, address, signer, channels.open, clock)
@@ -117,40 +108,6 @@ class Channels:
     async def close(self) -> None:
         for opened in self._open:
             await opened.close()
-
-
-class InternalToken:
-    """An admin's token for the services' own calls, renewed at half of its life."""
-
-    TTL_S = 24 * 3600
-
-    def __init__(self, signer: TokenSigner, clock: Clock) -> None:
-        self._signer = signer
-        self._clock = clock
-        self._token = ""
-        self._renew_at = 0.0
-
-    def __call__(self) -> str:
-        if not self._token or self._clock.monotonic() >= self._renew_at:
-            now = self._clock.now()
-            self._token = self._signer.issue("embedded", LOCAL, Role.ADMIN, self.TTL_S, now)
-            self._renew_at = self._clock.monotonic() + self.TTL_S / 2
-        return self._token
-
-
-def _lasting_token(
-    state: StateFolder, signer: TokenSigner, verifier: TokenVerifier, clock: Clock
-) -> str:
-    """The admin's token of this folder, the same after each start until it nears its end."""
-    token = state.read_token()
-    try:
-        ends = verifier.verify(token).expires_at
-    except Unauthenticated:
-        ends = clock.now()
-    if (ends - clock.now()).total_seconds() < RENEW_TOKEN_S:
-        token = signer.issue("local-admin", LOCAL, Role.ADMIN, MAX_TTL_S, clock.now())
-        state.write("token", token)
-    return token
 
 
 def _usable_port(port: int) -> int:

@@ -1,4 +1,6 @@
-"""Every service by its own `build`, on one state folder. They call each other over the one address."""
+"""Every service by its own `build`, on one state folder. They call each other over the one
+address.
+"""
 
 import asyncio
 import os
