@@ -59,7 +59,7 @@ class Snapshot:
     """Faded slot-seconds; absent: none."""
     leaving_slots: int = 0
     """Slots of trainers whose lease has ended and that are not known to be gone."""
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
 
 
 class RevocationReason(enum.Enum):

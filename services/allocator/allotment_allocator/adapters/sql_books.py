@@ -1,0 +1,219 @@
+"""The books as rows of one SQL transaction."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from allotment_allocator.adapters import schema
+from allotment_allocator.adapters.schema import from_micros, to_micros
+from allotment_allocator.domain.account import Account
+from allotment_allocator.domain.lease import MOVES, Lease, LeaseState, Problem
+from allotment_allocator.domain.ports import Used, Who
+from allotment_allocator.domain.tenant import Tenant, Terms
+from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
+
+_ENDED = tuple(state.value for state in MOVES.final)
+_LIVE = tuple(state.value for state in LeaseState if state not in MOVES.final)
+
+
+class SqlBooks:
+    """Satisfies `domain.ports.Books` on a connection."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    # Tenants
+
+    def tenant(self, name: TenantName) -> Tenant | None:
+        table = schema.tenants
+        row = self._connection.execute(
+            sa.select(table).where(table.c.name == str(name))
+        ).one_or_none()
+        return None if row is None else _tenant(row)
+
+    def tenants(self) -> Sequence[Tenant]:
+        return self._tenants("", None)
+
+    def tenants_page(self, after: str, limit: int) -> Sequence[Tenant]:
+        return self._tenants(after, limit)
+
+    def _tenants(self, after: str, limit: int | None) -> Sequence[Tenant]:
+        table = schema.tenants
+        query = sa.select(table).where(table.c.name > after).order_by(table.c.name).limit(limit)
+        return [_tenant(row) for row in self._connection.execute(query)]
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        values = {
+            "name": str(tenant.name),
+            "weight": tenant.terms.weight,
+            "guaranteed_slots": tenant.terms.guaranteed_slots,
+            "quota_slots": tenant.terms.quota_slots,
+            "create_time": to_micros(tenant.create_time),
+            "update_time": to_micros(tenant.update_time),
+            "revision": tenant.revision,
+        }
+        self._put(schema.tenants, "name", values)
+
+    def delete_tenant(self, name: TenantName) -> None:
+        for table in (schema.leases, schema.accounts, schema.usage):
+            self._connection.execute(table.delete().where(table.c.tenant == str(name)))
+        table = schema.tenants
+        self._connection.execute(table.delete().where(table.c.name == str(name)))
+
+    # Leases
+
+    def lease(self, name: LeaseName) -> Lease | None:
+        table = schema.leases
+        row = self._connection.execute(
+            sa.select(table).where(table.c.name == str(name))
+        ).one_or_none()
+        return None if row is None else _lease(row)
+
+    def live_leases(self) -> Sequence[Lease]:
+        table = schema.leases
+        query = sa.select(table).where(table.c.state.in_(_LIVE))
+        rows = self._connection.execute(query.order_by(table.c.create_time, table.c.name))
+        return [_lease(row) for row in rows]
+
+    def leases_page(
+        self, tenant: TenantName, after: str, limit: int, *, include_ended: bool
+    ) -> Sequence[Lease]:
+        """By name, those after the given one; the wildcard: of every tenant."""
+        table = schema.leases
+        query = sa.select(table).where(table.c.name > after)
+        if tenant != TenantName.WILDCARD:
+            query = query.where(table.c.tenant == str(tenant))
+        if not include_ended:
+            query = query.where(table.c.state.in_(_LIVE))
+        rows = self._connection.execute(query.order_by(table.c.name).limit(limit))
+        return [_lease(row) for row in rows]
+
+    def put_lease(self, lease: Lease) -> None:
+        values = {
+            "name": str(lease.name),
+            "tenant": str(lease.tenant),
+            "holder": str(lease.holder),
+            "slot_count": lease.slot_count,
+            "state": lease.state.value,
+            "epoch": lease.epoch,
+            "pool": str(lease.pool) if lease.pool else None,
+            "problem_reason": lease.problem.reason if lease.problem else None,
+            "problem_message": lease.problem.message if lease.problem else None,
+            "create_time": to_micros(lease.create_time),
+            "grant_time": to_micros(lease.grant_time),
+            "expire_time": to_micros(lease.expire_time),
+            "revoke_deadline": to_micros(lease.revoke_deadline),
+            "end_time": to_micros(lease.end_time),
+            "revision": lease.revision,
+        }
+        self._put(schema.leases, "name", values)
+
+    # Accounts and usage
+
+    def account(self, who: Who) -> Account | None:
+        return self.accounts((who,)).get(who)
+
+    def accounts(self, of: Iterable[Who]) -> Mapping[Who, Account]:
+        names = {str(who): who for who in of}
+        table = schema.accounts
+        rows = self._connection.execute(sa.select(table).where(table.c.who.in_(names)))
+        return {
+            names[row.who]: Account(
+                attained=row.attained, as_of=_instant(row.as_of), slot_count=row.slot_count
+            )
+            for row in rows
+        }
+
+    def put_account(self, who: Who, account: Account) -> None:
+        values = {
+            "who": str(who),
+            "tenant": str(who.tenant),
+            "attained": account.attained,
+            "as_of": to_micros(account.as_of),
+            "slot_count": account.slot_count,
+        }
+        self._put(schema.accounts, "who", values)
+
+    def add_usage(self, holder: ExperimentName, used: Used) -> None:
+        table = schema.usage
+        statement = insert(table).values(
+            holder=str(holder),
+            tenant=str(holder.tenant),
+            slot_seconds=used.slot_seconds,
+            lease_count=used.lease_count,
+        )
+        added = {
+            name: table.c[name] + statement.excluded[name]
+            for name in ("slot_seconds", "lease_count")
+        }
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["holder"], set_=added)
+        )
+
+    def usage_of(self, tenant: TenantName) -> Mapping[str, Used]:
+        """Of ended leases, by the experiment's name."""
+        table = schema.usage
+        rows = self._connection.execute(sa.select(table).where(table.c.tenant == str(tenant)))
+        return {row.holder: Used(row.slot_seconds, row.lease_count) for row in rows}
+
+    def prune(self, now: datetime, kept_s: float) -> int:
+        """Forgets leases that ended long ago (their usage stays) and accounts that have faded."""
+        table = schema.leases
+        before = to_micros(now - timedelta(seconds=kept_s))
+        ended = sa.and_(table.c.state.in_(_ENDED), table.c.end_time < before)
+        count = self._connection.execute(table.delete().where(ended)).rowcount
+        accounts = schema.accounts
+        live = sa.select(table.c.holder).where(table.c.state.in_(_LIVE))
+        idle = sa.and_(
+            accounts.c.slot_count == 0,
+            accounts.c.as_of < before,
+            accounts.c.who.not_in(live),
+        )
+        self._connection.execute(accounts.delete().where(idle))
+        return count
+
+    def _put(self, table: sa.Table, key: str, values: Mapping[str, Any]) -> None:
+        statement = insert(table).values(values)
+        rest = {name: value for name, value in values.items() if name != key}
+        self._connection.execute(statement.on_conflict_do_update(index_elements=[key], set_=rest))
+
+
+def _instant(micros: int) -> datetime:
+    instant = from_micros(micros)
+    assert instant is not None
+    return instant
+
+
+def _tenant(row: sa.Row[Any]) -> Tenant:
+    return Tenant(
+        name=TenantName.parse(row.name),
+        terms=Terms(
+            weight=row.weight,
+            guaranteed_slots=row.guaranteed_slots,
+            quota_slots=row.quota_slots,
+        ),
+        create_time=_instant(row.create_time),
+        update_time=_instant(row.update_time),
+        revision=row.revision,
+    )
+
+
+def _lease(row: sa.Row[Any]) -> Lease:
+    return Lease(
+        name=LeaseName.parse(row.name),
+        holder=ExperimentName.parse(row.holder),
+        slot_count=row.slot_count,
+        state=LeaseState(row.state),
+        epoch=row.epoch,
+        pool=PoolName.parse(row.pool) if row.pool else None,
+        problem=Problem(row.problem_reason, row.problem_message) if row.problem_reason else None,
+        create_time=_instant(row.create_time),
+        grant_time=from_micros(row.grant_time),
+        expire_time=from_micros(row.expire_time),
+        revoke_deadline=from_micros(row.revoke_deadline),
+        end_time=from_micros(row.end_time),
+        revision=row.revision,
+    )

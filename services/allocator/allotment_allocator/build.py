@@ -1,0 +1,153 @@
+"""Puts the allocator together."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from allotment_allocator.adapters import machine
+from allotment_allocator.adapters.host_launcher import HostLauncher
+from allotment_allocator.adapters.sql_desk import SqlDesk
+from allotment_allocator.config import AllocatorConfig
+from allotment_allocator.domain.allocation import Allocation, Rules
+from allotment_allocator.domain.board import Board
+from allotment_allocator.domain.desk import Desk
+from allotment_allocator.domain.keeper import Keeper
+from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.snapshot import Policy
+from allotment_allocator.domain.staffing import StaffRules
+from allotment_allocator.domain.tenant import Terms
+from allotment_allocator.servicer import LeaseServicer, PoolServicer, TenantServicer
+from allotment_api.allocator.v1 import allocator_pb2_grpc as wire
+from allotment_core.auth.principal import Role
+from allotment_core.auth.tokens import TokenSigner
+from allotment_core.clock import Clock
+from allotment_core.db import Database
+from allotment_core.names import LeaseName, PoolName, TenantName
+from allotment_core.rpc import Service
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = "allotment_allocator.adapters.migrations"
+PRUNE_EVERY_S = 3600.0
+
+
+async def build(
+    config: AllocatorConfig,
+    clock: Clock,
+    signer: TokenSigner,
+    server_address: Callable[[], str] | None = None,
+) -> Service:
+    """The service, its database opened and migrated.
+
+    `server_address` is asked at each start of a trainer: where trainers reach the controller and
+    the dataset service; None: as configured.
+    """
+    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+    pool = local_pool(config)
+    board = Board()
+    launcher = HostLauncher(config.host_command, config.work_dir, clock)
+    desk = SqlDesk(database, board, pool, rules(config), clock, launcher.trainers)
+    await _make_local_tenant(desk, config)
+    leases = await desk.read(lambda books: books.live_leases())
+    board.publish(leases, clock.monotonic())
+
+    def trainer_token(lease: LeaseName, epoch: int, now: datetime) -> str:
+        return signer.issue(
+            "trainer",
+            lease.tenant,
+            Role.TRAINER,
+            config.trainer_token_ttl_s,
+            now,
+            lease=lease,
+            lease_epoch=epoch,
+        )
+
+    keeper = Keeper(
+        desk=desk,
+        board=board,
+        launcher=launcher,
+        pool=pool,
+        rules=StaffRules(idle_s=config.trainer_idle_s, idle_memory_bytes=config.idle_memory_bytes),
+        clock=clock,
+        tokens=trainer_token,
+        server_address=server_address or (lambda: config.server_address),
+        cache_dir=config.cache_dir,
+    )
+    launcher.on_change = keeper.kick
+    desk.on_change = keeper.kick
+    loops: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        launcher.start()
+        loops.append(asyncio.create_task(keeper.run(), name="keeper"))
+        loops.append(asyncio.create_task(_prune(desk, clock, config.ended_lease_kept_s)))
+
+    async def stop() -> None:
+        for loop in loops:
+            loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loop
+        await launcher.close()
+
+    return Service(
+        name="allocator",
+        servicers=(
+            (wire.add_PoolServiceServicer_to_server, PoolServicer(pool, board)),
+            (wire.add_TenantServiceServicer_to_server, TenantServicer(desk, signer, clock)),
+            (wire.add_LeaseServiceServicer_to_server, LeaseServicer(desk, board)),
+        ),
+        database=database,
+        start=start,
+        stop=stop,
+    )
+
+
+def local_pool(config: AllocatorConfig) -> Pool:
+    """The slots of this machine."""
+    slots = config.slots or max(1, machine.usable_cores() // max(1, config.threads_per_slot))
+    memory_bytes = config.memory_bytes_per_slot or int(
+        machine.usable_memory_bytes() * machine.MEMORY_SHARE / slots
+    )
+    return Pool(
+        name=PoolName("local"),
+        slot_count=slots,
+        threads_per_slot=config.threads_per_slot,
+        memory_bytes_per_slot=memory_bytes,
+    )
+
+
+def rules(config: AllocatorConfig) -> Rules:
+    """The numbers of the division."""
+    return Rules(
+        policy=Policy(
+            minimum_runtime_s=config.minimum_runtime_s,
+            turn_s=config.turn_s,
+            reserve_after_s=config.reserve_after_s,
+        ),
+        ttl_s=config.lease_ttl_s,
+        revoke_grace_s=config.revoke_grace_s,
+        half_life_s=config.half_life_s,
+    )
+
+
+async def _make_local_tenant(desk: SqlDesk, config: AllocatorConfig) -> None:
+    if not config.local_tenant:
+        return
+    name = TenantName(config.local_tenant)
+
+    def make(allocation: Allocation) -> None:
+        allocation.create_tenant(name, Terms())
+
+    if await desk.read(lambda books: books.tenant(name)) is None:
+        await desk.change(make)
+
+
+async def _prune(desk: Desk, clock: Clock, kept_s: float) -> None:
+    while True:
+        try:
+            await desk.write(lambda books: books.prune(clock.now(), kept_s))
+        except Exception:
+            log.exception("pruning ended leases failed")
+        await asyncio.sleep(PRUNE_EVERY_S)

@@ -1,0 +1,107 @@
+"""Between the domain and the wire."""
+
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from allotment_allocator.domain.lease import Lease, LeaseState, Wait
+from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.ports import Used
+from allotment_allocator.domain.tenant import Tenant, Terms
+from allotment_api.allocator.v1 import allocator_pb2 as pb
+from allotment_api.common.v1 import problem_pb2
+from allotment_core.auth.principal import Role
+from allotment_core.errors import FieldViolation, InvalidArgument
+
+STATES = {
+    LeaseState.QUEUED: pb.LEASE_STATE_QUEUED,
+    LeaseState.HELD: pb.LEASE_STATE_HELD,
+    LeaseState.REVOKING: pb.LEASE_STATE_REVOKING,
+    LeaseState.RELEASED: pb.LEASE_STATE_RELEASED,
+    LeaseState.EXPIRED: pb.LEASE_STATE_EXPIRED,
+}
+_ROLES = {
+    pb.ROLE_VIEWER: Role.VIEWER,
+    pb.ROLE_EDITOR: Role.EDITOR,
+    pb.ROLE_ADMIN: Role.ADMIN,
+}
+
+
+def timestamp(instant: datetime | None) -> Timestamp | None:
+    if instant is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(instant.astimezone(UTC).replace(tzinfo=None))
+    return stamp
+
+
+def pool_message(pool: Pool, used_slots: int) -> pb.Pool:
+    return pb.Pool(
+        name=str(pool.name),
+        kind=pb.POOL_KIND_LOCAL,
+        slot_count=pool.slot_count,
+        used_slot_count=used_slots,
+        threads_per_slot=pool.threads_per_slot,
+        memory_bytes_per_slot=pool.memory_bytes_per_slot,
+    )
+
+
+def tenant_message(tenant: Tenant) -> pb.Tenant:
+    return pb.Tenant(
+        name=str(tenant.name),
+        weight=tenant.terms.weight,
+        guaranteed_slots=tenant.terms.guaranteed_slots,
+        quota_slots=tenant.terms.quota_slots,
+        create_time=timestamp(tenant.create_time),
+        update_time=timestamp(tenant.update_time),
+        etag=tenant.etag,
+    )
+
+
+def terms(message: pb.Tenant) -> Terms:
+    """Raises: InvalidArgument."""
+    return Terms(
+        weight=message.weight or 1.0,
+        guaranteed_slots=message.guaranteed_slots,
+        quota_slots=message.quota_slots,
+    )
+
+
+def lease_message(lease: Lease, wait: Wait | None) -> pb.Lease:
+    message = pb.Lease(
+        name=str(lease.name),
+        state=STATES[lease.state],
+        epoch=lease.epoch,
+        holder=str(lease.holder),
+        pool=str(lease.pool) if lease.pool else "",
+        slot_count=lease.slot_count,
+        expire_time=timestamp(lease.expire_time),
+        create_time=timestamp(lease.create_time),
+        grant_time=timestamp(lease.grant_time),
+        end_time=timestamp(lease.end_time),
+        revoke_deadline=timestamp(lease.revoke_deadline),
+    )
+    if wait is not None:
+        message.wait.CopyFrom(
+            problem_pb2.Wait(reason=wait.reason, message=wait.message, position=wait.position)
+        )
+    if lease.problem is not None:
+        message.problem.CopyFrom(
+            problem_pb2.Problem(reason=lease.problem.reason, message=lease.problem.message)
+        )
+    return message
+
+
+def usage_message(name: str, used: Used) -> pb.Usage:
+    return pb.Usage(name=name, slot_seconds=used.slot_seconds, lease_count=used.lease_count)
+
+
+def role(value: int) -> Role:
+    """Raises: InvalidArgument for a role that tokens are not issued for."""
+    found = _ROLES.get(value)  # type: ignore[call-overload]
+    if found is None:
+        raise InvalidArgument(
+            f"role {value} can't have a token; choose viewer (1), editor (2) or admin (3)",
+            violations=(FieldViolation("role", "has to be viewer, editor or admin"),),
+        )
+    return found  # type: ignore[no-any-return]

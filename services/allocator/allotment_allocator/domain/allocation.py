@@ -1,0 +1,318 @@
+"""Changes of the books, each within one transaction.
+
+An Allocation lives as long as its transaction. `changed` and `waits` are what watchers have to be
+told once it is durable.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from allotment_allocator.domain.account import Account
+from allotment_allocator.domain.division import decide
+from allotment_allocator.domain.lease import Lease, LeaseState, Problem, Wait
+from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.ports import Books, Trainer, TrainerState, Used, Who
+from allotment_allocator.domain.snapshot import (
+    Claim,
+    Decision,
+    Holding,
+    Policy,
+    Revocation,
+    RevocationReason,
+    Snapshot,
+)
+from allotment_allocator.domain.tenant import Tenant, Terms, check_guarantees
+from allotment_core.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    not_found,
+)
+from allotment_core.etags import check_etag
+from allotment_core.names import ExperimentName, LeaseName, TenantName, new_id
+
+MASK_PATHS = ("weight", "guaranteed_slots", "quota_slots")
+_WHY = {
+    RevocationReason.GUARANTEE: "a tenant below its guarantee needs the slots",
+    RevocationReason.FAIR_SHARE: "somebody with fewer slots for its weight needs them",
+    RevocationReason.TURN_OVER: "more is asked for than there is, and others had less time",
+    RevocationReason.POOL_SHRANK: "the pool has fewer slots than are held",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The allocator's numbers."""
+
+    policy: Policy = field(default_factory=Policy)
+    ttl_s: float = 60.0
+    revoke_grace_s: float = 10.0
+    half_life_s: float = 600.0
+
+
+class Allocation:
+    """The changes of one transaction at one instant."""
+
+    def __init__(
+        self,
+        books: Books,
+        pool: Pool,
+        rules: Rules,
+        now: datetime,
+        trainers: Callable[[], Sequence[Trainer]] = tuple,
+    ) -> None:
+        self._books = books
+        self._pool = pool
+        self._rules = rules
+        self._trainers = trainers
+        self.now = now
+        self.changed: dict[LeaseName, Lease] = {}
+        self.waits: Mapping[LeaseName, Wait] | None = None
+        """Of every queued lease; None: nothing was divided."""
+
+    # Tenants
+
+    def tenant(self, name: TenantName) -> Tenant:
+        """Raises: NotFound."""
+        tenant = self._books.tenant(name)
+        if tenant is None:
+            raise not_found(name)
+        return tenant
+
+    def create_tenant(self, name: TenantName, terms: Terms) -> Tenant:
+        """Raises: AlreadyExists, FailedPrecondition (GUARANTEES_EXCEED_POOL)."""
+        if self._books.tenant(name) is not None:
+            raise AlreadyExists(
+                f"{name} exists already; update it, or choose another tenant_id",
+                reason="TENANT_EXISTS",
+            )
+        tenant = Tenant(name=name, terms=terms, create_time=self.now, update_time=self.now)
+        check_guarantees(self._books.tenants(), tenant, self._pool.slot_count)
+        self._books.put_tenant(tenant)
+        return tenant
+
+    def update_tenant(
+        self, name: TenantName, values: Mapping[str, float], paths: Sequence[str], etag: str
+    ) -> Tenant:
+        """Sets the terms that the paths name (none: all).
+
+        Raises: NotFound, InvalidArgument, Aborted (ETAG_MISMATCH), FailedPrecondition.
+        """
+        tenant = self.tenant(name)
+        check_etag(etag, tenant.etag, what=str(name))
+        for path in paths:
+            if path not in MASK_PATHS:
+                raise InvalidArgument(
+                    f"update_mask names {path[:80]!r}; a tenant has {', '.join(MASK_PATHS)}",
+                    violations=(FieldViolation("update_mask", f"one of {', '.join(MASK_PATHS)}"),),
+                )
+        chosen = {path: values[path] for path in paths or MASK_PATHS}
+        terms = replace(tenant.terms, **chosen)  # type: ignore[arg-type]
+        changed = tenant.changed(terms, self.now)
+        check_guarantees(self._books.tenants(), changed, self._pool.slot_count)
+        self._books.put_tenant(changed)
+        return changed
+
+    def delete_tenant(self, name: TenantName, etag: str) -> None:
+        """Raises: NotFound, Aborted, FailedPrecondition (TENANT_HAS_LEASES)."""
+        tenant = self.tenant(name)
+        check_etag(etag, tenant.etag, what=str(name))
+        live = [lease for lease in self._books.live_leases() if lease.tenant == name]
+        if live:
+            raise FailedPrecondition(
+                f"{name} has {len(live)} leases that have not ended ({live[0].name} for "
+                f"{live[0].holder}); cancel its experiments first",
+                reason="TENANT_HAS_LEASES",
+            )
+        self._books.delete_tenant(name)
+
+    # Leases
+
+    def lease(self, name: LeaseName) -> Lease:
+        """Raises: NotFound."""
+        lease = self._books.lease(name)
+        if lease is None:
+            raise not_found(name)
+        return lease
+
+    def create_lease(self, tenant: TenantName, holder: ExperimentName, slot_count: int) -> Lease:
+        """A queued lease; `divide` may grant it in the same transaction.
+
+        Raises: NotFound (tenant), InvalidArgument, FailedPrecondition (LARGER_THAN_QUOTA).
+        """
+        terms = self.tenant(tenant).terms
+        if holder.tenant != tenant:
+            raise InvalidArgument(
+                f"holder {holder} is not of {tenant}; the parent has to be the experiment's tenant",
+                violations=(FieldViolation("holder", "has to be of the parent"),),
+            )
+        self._pool.check_fits(slot_count)
+        if 0 < terms.quota_slots < slot_count:
+            raise FailedPrecondition(
+                f"{tenant} may hold {terms.quota_slots} slots, asked for {slot_count} at once; "
+                "ask for fewer or raise its quota",
+                reason="LARGER_THAN_QUOTA",
+            )
+        name = LeaseName(tenant, new_id("l"))
+        lease = Lease(name=name, holder=holder, slot_count=slot_count, create_time=self.now)
+        self._seat(lease)
+        self._put(lease)
+        return lease
+
+    def renew(self, name: LeaseName, epoch: int) -> tuple[bool, Lease | None]:
+        """Whether it was extended, and the lease as it is now. Too late is too late."""
+        lease = self._books.lease(name)
+        if lease is None:
+            return False, None
+        if lease.overdue(self.now):
+            return False, self._end(lease.expired(self.now))
+        if lease.epoch != epoch or not lease.granted:
+            return False, lease
+        return True, self._put(lease.renewed(self.now, self._rules.ttl_s))
+
+    def release(self, name: LeaseName, epoch: int) -> Lease:
+        """Ends it; one that has ended stays as it is.
+
+        Raises: NotFound, FailedPrecondition (STALE_EPOCH) when it has moved on to another trainer.
+        """
+        lease = self.lease(name)
+        if epoch and epoch != lease.epoch:
+            raise FailedPrecondition(
+                f"{name} is at epoch {lease.epoch}, you named {epoch}; read it again, or name "
+                "epoch 0 to release it whatever its epoch is",
+                reason="STALE_EPOCH",
+            )
+        return lease if lease.ended else self._end(lease.released(self.now))
+
+    def restart(self, name: LeaseName, epoch: int, problem: Problem | None) -> Lease | None:
+        """The next epoch for a new trainer; None when the lease is not HELD at this epoch."""
+        lease = self._books.lease(name)
+        if lease is None or lease.state is not LeaseState.HELD or lease.epoch != epoch:
+            return None
+        return self._put(lease.restarted(problem))
+
+    def mend(self, name: LeaseName) -> None:
+        """Forgets the problem of a lease whose trainer runs well again."""
+        lease = self._books.lease(name)
+        if lease is not None and lease.state is LeaseState.HELD and lease.problem is not None:
+            self._put(lease.mended())
+
+    def settle(self) -> None:
+        """Ends leases whose time is over, and revoked ones whose trainer has left."""
+        served = {t.lease for t in self._trainers() if t.state is not TrainerState.IDLE}
+        for lease in self._books.live_leases():
+            if lease.overdue(self.now):
+                self._end(lease.expired(self.now))
+            elif lease.state is LeaseState.REVOKING and lease.name not in served:
+                self._end(lease.released(self.now))
+
+    # Division
+
+    def preview(self) -> Decision:
+        """What `divide` would do."""
+        return decide(self._snapshot(self._books.live_leases()))
+
+    def divide(self) -> None:
+        """Grants and takes back as decided, and notes why the rest waits."""
+        leases = {lease.name: lease for lease in self._books.live_leases()}
+        decision = decide(self._snapshot(tuple(leases.values())))
+        for name in decision.grants:
+            granted = leases[name].granted_from(self._pool.name, self.now, self._rules.ttl_s)
+            self._count(granted, granted.slot_count)
+            self._put(granted)
+        for revocation in decision.revocations:
+            lease = leases[revocation.lease]
+            problem = _problem(revocation)
+            self._put(lease.revoked(self.now, self._rules.revoke_grace_s, problem))
+        self.waits = decision.waits
+
+    def _snapshot(self, leases: Sequence[Lease]) -> Snapshot:
+        live = {lease.name for lease in leases if lease.granted}
+        leaving = sum(
+            t.slot_count
+            for t in self._trainers()
+            if t.lease not in live and t.state is not TrainerState.IDLE
+        )
+        who: set[Who] = {lease.holder for lease in leases} | {lease.tenant for lease in leases}
+        accounts = self._books.accounts(who)
+        return Snapshot(
+            pool=self._pool,
+            terms={t.name: t.terms for t in self._books.tenants()},
+            queued=tuple(_claim(lease, self.now) for lease in leases if not lease.granted),
+            held=tuple(_holding(lease, self.now) for lease in leases if lease.granted),
+            attained={
+                name: account.at(self.now, self._rules.half_life_s).attained
+                for name, account in accounts.items()
+            },
+            leaving_slots=leaving,
+            policy=self._rules.policy,
+        )
+
+    # Rows
+
+    def _put(self, lease: Lease) -> Lease:
+        self._books.put_lease(lease)
+        self.changed[lease.name] = lease
+        return lease
+
+    def _end(self, lease: Lease) -> Lease:
+        if lease.grant_time is not None:
+            self._count(lease, -lease.slot_count)
+            self._books.add_usage(lease.holder, Used(lease.slot_seconds(self.now), 1))
+        return self._put(lease)
+
+    def _account(self, who: Who) -> Account:
+        account = self._books.account(who) or Account(attained=0.0, as_of=self.now)
+        return account.at(self.now, self._rules.half_life_s)
+
+    def _count(self, lease: Lease, more_slots: int) -> None:
+        whos: tuple[Who, ...] = (lease.tenant, lease.holder)
+        for who in whos:
+            account = self._account(who)
+            self._books.put_account(who, account.holding(account.slot_count + more_slots))
+
+    def _seat(self, lease: Lease) -> None:
+        """Who had no lease begins at the level of the least of those who have."""
+        live = self._books.live_leases()
+        tenants: set[Who] = {each.tenant for each in live}
+        holders: set[Who] = {each.holder for each in live if each.tenant == lease.tenant}
+        if lease.tenant not in tenants:
+            weights = {t.name: t.terms.weight for t in self._books.tenants()}
+            peers = [(self._account(who).attained, weights.get(who.tenant, 1.0)) for who in tenants]
+            seated = self._account(lease.tenant).seated(weights.get(lease.tenant, 1.0), peers)
+            self._books.put_account(lease.tenant, seated)
+        if lease.holder not in holders:
+            equal = [(self._account(who).attained, 1.0) for who in holders]
+            self._books.put_account(lease.holder, self._account(lease.holder).seated(1.0, equal))
+
+
+def _claim(lease: Lease, now: datetime) -> Claim:
+    return Claim(
+        lease=lease.name,
+        holder=lease.holder,
+        slot_count=lease.slot_count,
+        create_time=lease.create_time,
+        waited_s=(now - lease.create_time).total_seconds(),
+    )
+
+
+def _holding(lease: Lease, now: datetime) -> Holding:
+    since = lease.grant_time or now
+    return Holding(
+        lease=lease.name,
+        holder=lease.holder,
+        slot_count=lease.slot_count,
+        held_s=(now - since).total_seconds(),
+        revoking=lease.state is LeaseState.REVOKING,
+    )
+
+
+def _problem(revocation: Revocation) -> Problem:
+    whom = f" ({revocation.claim})" if revocation.claim else ""
+    return Problem(
+        f"REVOKED_{revocation.reason.value}",
+        f"{revocation.lease} is taken back: {_WHY[revocation.reason]}{whom}; "
+        "ask for another lease to go on",
+    )

@@ -1,0 +1,156 @@
+"""What watchers see: the leases that are durable, with why they wait."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from allotment_allocator.domain.lease import Lease, LeaseState, Wait
+from allotment_allocator.domain.staffing import Ended
+from allotment_core.errors import ResourceExhausted
+from allotment_core.names import LeaseName, TenantName
+
+QUEUE_LIMIT = 2000
+"""Changes that a watcher may be behind before only the newest of each lease is kept."""
+ENDED_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A lease as it is shown; no lease: the opening snapshot is complete."""
+
+    lease: Lease | None
+    wait: Wait | None = None
+
+
+class Board:
+    """Lives in one asyncio loop. Only durable changes are published to it."""
+
+    def __init__(self) -> None:
+        self._live: dict[LeaseName, Lease] = {}
+        self._ended: OrderedDict[LeaseName, Ended] = OrderedDict()
+        self._queue_waits: dict[LeaseName, Wait] = {}
+        self._start_waits: dict[LeaseName, Wait] = {}
+        self._watchers: set[_Watcher] = set()
+
+    @property
+    def live(self) -> Mapping[LeaseName, Lease]:
+        return self._live
+
+    @property
+    def ended(self) -> Mapping[LeaseName, Ended]:
+        """The leases that ended last."""
+        return self._ended
+
+    def publish(self, leases: Iterable[Lease], now_s: float) -> None:
+        """Shows durable changes."""
+        for lease in leases:
+            known = self._live.get(lease.name)
+            late = known is None and lease.name in self._ended
+            if late or (known is not None and known.revision >= lease.revision):
+                continue
+            if lease.ended:
+                self._live.pop(lease.name, None)
+                self._queue_waits.pop(lease.name, None)
+                self._start_waits.pop(lease.name, None)
+                self._ended[lease.name] = Ended(state=lease.state, epoch=lease.epoch, since_s=now_s)
+                if len(self._ended) > ENDED_KEPT:
+                    self._ended.popitem(last=False)
+            else:
+                self._live[lease.name] = lease
+            self._tell(lease)
+
+    def explain_queue(self, waits: Mapping[LeaseName, Wait]) -> None:
+        """Why queued leases wait now."""
+        before = self._waits()
+        self._queue_waits = dict(waits)
+        self._tell_changed(before)
+
+    def explain_starts(self, waits: Mapping[LeaseName, Wait]) -> None:
+        """Why granted leases have no trainer yet."""
+        before = self._waits()
+        self._start_waits = dict(waits)
+        self._tell_changed(before)
+
+    def _waits(self) -> dict[LeaseName, Wait | None]:
+        return {name: self.wait(lease) for name, lease in self._live.items()}
+
+    def _tell_changed(self, before: Mapping[LeaseName, Wait | None]) -> None:
+        for name, lease in self._live.items():
+            if self.wait(lease) != before[name]:
+                self._tell(lease)
+
+    def wait(self, lease: Lease) -> Wait | None:
+        """Why this lease waits, if it does."""
+        if lease.state is LeaseState.QUEUED:
+            return self._queue_waits.get(lease.name)
+        return self._start_waits.get(lease.name) if lease.state is LeaseState.HELD else None
+
+    def _tell(self, lease: Lease) -> None:
+        for watcher in self._watchers:
+            if watcher.parent in (TenantName.WILDCARD, lease.tenant):
+                watcher.add(Seen(lease, self.wait(lease)))
+
+    async def watch(self, parent: TenantName) -> AsyncIterator[Seen]:
+        """Every live lease, a mark, then every change, for ever.
+
+        A reader that falls behind misses changes that newer ones of the same lease have replaced.
+        Raises: ResourceExhausted (SLOW_READER) when it is too far behind even so.
+        """
+        with self._subscribed(parent) as watcher:
+            for lease in sorted(
+                self._live.values(), key=lambda each: (each.create_time, each.name)
+            ):
+                if parent in (TenantName.WILDCARD, lease.tenant):
+                    watcher.opening.append(Seen(lease, self.wait(lease)))
+            for seen in (*watcher.opening, Seen(None)):
+                yield seen
+            while True:
+                for seen in await watcher.take():
+                    yield seen
+
+    @contextmanager
+    def _subscribed(self, parent: TenantName) -> Iterator["_Watcher"]:
+        watcher = _Watcher(parent)
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+
+
+class _Watcher:
+    """Changes that one reader has not taken yet; bounded."""
+
+    def __init__(self, parent: TenantName) -> None:
+        self.parent = parent
+        self.opening: list[Seen] = []
+        self._changes: list[Seen] = []
+        self._there = asyncio.Event()
+        self._lost = False
+
+    def add(self, seen: Seen) -> None:
+        if self._lost:
+            return
+        self._changes.append(seen)
+        if len(self._changes) > QUEUE_LIMIT:
+            newest = {s.lease.name: s for s in self._changes if s.lease is not None}
+            self._changes = list(newest.values())
+            if len(self._changes) > QUEUE_LIMIT // 2:
+                self._changes.clear()
+                self._lost = True
+        self._there.set()
+
+    async def take(self) -> list[Seen]:
+        await self._there.wait()
+        self._there.clear()
+        if self._lost:
+            raise ResourceExhausted(
+                f"this reader is more than {QUEUE_LIMIT} changes of leases behind; watch again to "
+                "get a fresh snapshot, and read faster",
+                reason="SLOW_READER",
+                retry_after_s=1.0,
+            )
+        changes, self._changes = self._changes, []
+        return changes

@@ -1,0 +1,213 @@
+"""The loop that keeps leases and trainers in step. It looks at what is, not at what happened."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from allotment_allocator.domain.allocation import Allocation
+from allotment_allocator.domain.board import Board
+from allotment_allocator.domain.desk import Desk
+from allotment_allocator.domain.lease import Lease, LeaseState, Problem
+from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.ports import (
+    Launcher,
+    Trainer,
+    TrainerExit,
+    TrainerOrder,
+    TrainerState,
+)
+from allotment_allocator.domain.staffing import Scene, Setback, Staffing, StaffRules, plan
+from allotment_core.clock import Clock
+from allotment_core.names import LeaseName
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+TAIL_LIMIT = 2000
+
+
+class Tokens(Protocol):
+    """Trainers' tokens."""
+
+    def __call__(self, lease: LeaseName, epoch: int, now: datetime) -> str: ...
+
+
+class Keeper:
+    """Expires, revokes, divides; starts, hands on and ends trainers."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        board: Board,
+        launcher: Launcher,
+        pool: Pool,
+        rules: StaffRules,
+        clock: Clock,
+        tokens: Tokens,
+        server_address: Callable[[], str],
+        cache_dir: Path,
+    ) -> None:
+        self._desk = desk
+        self._board = board
+        self._launcher = launcher
+        self._pool = pool
+        self._rules = rules
+        self._clock = clock
+        self._tokens = tokens
+        self._server_address = server_address
+        self._cache_dir = cache_dir
+        self._kicked = asyncio.Event()
+        # Leases of an earlier life may have a trainer that is still on its way out.
+        self._spent: dict[LeaseName, int] = {
+            lease.name: lease.epoch for lease in board.live.values() if lease.granted
+        }
+        self._setbacks: dict[LeaseName, Setback] = {}
+
+    def kick(self) -> None:
+        """Looks again at once."""
+        self._kicked.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._kicked.clear()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("looking after leases failed")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._kicked.wait()
+
+    async def look(self) -> None:
+        """One look at everything, and the next steps."""
+        for gone in self._launcher.take_exits():
+            self._note_exit(gone)
+        await self._settle()
+        todo = plan(self._scene(), self._rules)
+        self._board.explain_starts(todo.waits)
+        await self._carry_out(todo)
+        live = self._board.live
+        self._spent = {n: e for n, e in self._spent.items() if n in live}
+        self._setbacks = {n: s for n, s in self._setbacks.items() if n in live}
+
+    async def _settle(self) -> None:
+        leases = self._board.live.values()
+        if not leases:
+            return
+        now = self._clock.now()
+        served = {t.lease for t in self._launcher.trainers() if t.state is not TrainerState.IDLE}
+        due = any(
+            lease.overdue(now) or (lease.state is LeaseState.REVOKING and lease.name not in served)
+            for lease in leases
+        )
+        if not due:
+            decision = await self._desk.preview()
+            due = bool(decision.grants or decision.revocations)
+            if not due:
+                self._board.explain_queue(decision.waits)
+        if due:
+            await self._desk.change(_settle_and_divide)
+
+    def _scene(self) -> Scene:
+        return Scene(
+            leases=tuple(self._board.live.values()),
+            ended=self._board.ended,
+            trainers=self._launcher.trainers(),
+            spent=self._spent,
+            setbacks=self._setbacks,
+            pool_slots=self._pool.slot_count,
+            obstacle="" if self._launcher.ready else self._launcher.obstacle,
+            resident_bytes=self._launcher.resident_bytes,
+            now_s=self._clock.monotonic(),
+        )
+
+    async def _carry_out(self, todo: Staffing) -> None:
+        for trainer in todo.kills:
+            self._launcher.kill(trainer.trainer_id)
+        for trainer in todo.stops:
+            self._launcher.stop(trainer.trainer_id, self._rules.grace_s)
+        for trainer, lease in todo.hand_overs:
+            self._launcher.hand_over(self._order(trainer.trainer_id, lease))
+            self._spend(lease, trainer.trainer_id)
+        for lease in todo.starts:
+            trainer_id = f"t-{secrets.token_hex(5)}"
+            self._launcher.launch(self._order(trainer_id, lease))
+            self._spend(lease, trainer_id)
+        for lease in todo.mended:
+            self._setbacks.pop(lease.name, None)
+            await self._desk.change(lambda a, name=lease.name: a.mend(name))  # type: ignore[misc]
+        for lease in todo.new_epochs:
+            await self._next_epoch(lease)
+
+    async def _next_epoch(self, lease: Lease) -> None:
+        for trainer in self._launcher.trainers():
+            if trainer.lease == lease.name and trainer.epoch == lease.epoch:
+                self._fail(lease, trainer, "left its session although its lease goes on", "")
+        setback = self._setbacks.get(lease.name)
+        problem = None
+        if setback is not None and setback.count >= self._rules.explained_after:
+            problem = Problem(
+                "TRAINER_FAILED", f"{lease.name} has no trainer: {setback.message}"[:TAIL_LIMIT]
+            )
+        await self._desk.change(lambda a: a.restart(lease.name, lease.epoch, problem))
+        self.kick()
+
+    def _spend(self, lease: Lease, trainer_id: str) -> None:
+        self._spent[lease.name] = lease.epoch
+        log.info(
+            "trainer has a lease",
+            extra={"trainer": trainer_id, "lease": str(lease.name), "epoch": lease.epoch},
+        )
+
+    def _order(self, trainer_id: str, lease: Lease) -> TrainerOrder:
+        return TrainerOrder(
+            trainer_id=trainer_id,
+            lease=lease.name,
+            epoch=lease.epoch,
+            slot_count=lease.slot_count,
+            server=self._server_address(),
+            token=self._tokens(lease.name, lease.epoch, self._clock.now()),
+            threads=lease.slot_count * self._pool.threads_per_slot,
+            memory_bytes=lease.slot_count * self._pool.memory_bytes_per_slot,
+            cache_dir=self._cache_dir / lease.tenant.tenant_id,
+        )
+
+    def _note_exit(self, gone: TrainerExit) -> None:
+        trainer = gone.trainer
+        log.info(
+            "trainer is gone",
+            extra={
+                "trainer": trainer.trainer_id,
+                "lease": str(trainer.lease),
+                "epoch": trainer.epoch,
+                "cause": gone.cause,
+            },
+        )
+        lease = self._board.live.get(trainer.lease)
+        if lease is not None and lease.granted and lease.epoch == trainer.epoch:
+            self._fail(lease, trainer, gone.cause, gone.log_tail)
+
+    def _fail(self, lease: Lease, trainer: Trainer, cause: str, log_tail: str) -> None:
+        now_s = self._clock.monotonic()
+        before = self._setbacks.get(lease.name)
+        ran_well = now_s - trainer.since_s >= self._rules.healthy_s
+        count = 1 if before is None or ran_well else before.count + 1
+        pauses = self._rules.backoff_s
+        self._setbacks[lease.name] = Setback(
+            count=count,
+            retry_at_s=now_s + pauses[min(count - 1, len(pauses) - 1)],
+            cause=cause,
+            log_tail=log_tail[-TAIL_LIMIT // 2 :],
+        )
+
+
+def _settle_and_divide(allocation: Allocation) -> None:
+    allocation.settle()
+    allocation.divide()

@@ -1,0 +1,222 @@
+"""Which trainers should be started, handed on or ended: level-triggered and pure.
+
+A trainer is only started when the slots of all trainers that are not known to be gone leave room
+for it, so that slots are never in use twice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from allotment_allocator.domain.lease import Lease, LeaseState, Wait
+from allotment_allocator.domain.ports import Trainer, TrainerState
+from allotment_core.names import LeaseName
+
+STARTING = "STARTING"
+NO_TRAINER = "NO_TRAINER"
+_AT_WORK = (TrainerState.STARTING, TrainerState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaffRules:
+    idle_s: float = 30.0
+    """An idle trainer is kept for so long."""
+    idle_memory_bytes: int = 2 << 30
+    """Idle trainers together keep no more than this."""
+    settle_s: float = 2.0
+    """An idle trainer's lease may be released for so long before it counts as lost."""
+    drain_s: float = 5.0
+    """A trainer whose lease was released may take so long to become idle."""
+    grace_s: float = 5.0
+    """What a trainer that is told to stop has."""
+    start_limit_s: float = 30.0
+    """A trainer that has not come up in this time is ended."""
+    healthy_s: float = 20.0
+    """A trainer that has run for so long has started well."""
+    backoff_s: tuple[float, ...] = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
+    """Pause before the next start after so many failures in a row."""
+    explained_after: int = 3
+    """Failures in a row after which the lease has a problem."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setback:
+    """How often in a row the trainers of a lease failed."""
+
+    count: int
+    retry_at_s: float
+    cause: str
+    log_tail: str
+
+    @property
+    def message(self) -> str:
+        tail = f"; its last lines: {self.log_tail}" if self.log_tail else ""
+        return f"its trainer ended {self.count} times in a row, last: {self.cause}{tail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A lease that ended lately."""
+
+    state: LeaseState
+    epoch: int
+    since_s: float
+    """Monotonic instant at which that was seen."""
+
+
+@dataclass(slots=True)
+class Staffing:
+    """What to do now, and why leases have no trainer yet."""
+
+    new_epochs: list[Lease] = field(default_factory=list)
+    """Leases whose epoch has had its trainer: the next epoch first, then a start."""
+    starts: list[Lease] = field(default_factory=list)
+    hand_overs: list[tuple[Trainer, Lease]] = field(default_factory=list)
+    stops: list[Trainer] = field(default_factory=list)
+    kills: list[Trainer] = field(default_factory=list)
+    mended: list[Lease] = field(default_factory=list)
+    waits: dict[LeaseName, Wait] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What is there."""
+
+    leases: Sequence[Lease]
+    """Those that have not ended."""
+    ended: Mapping[LeaseName, Ended]
+    trainers: Sequence[Trainer]
+    spent: Mapping[LeaseName, int]
+    """The last epoch of each lease that has had a trainer, or may have had one."""
+    setbacks: Mapping[LeaseName, Setback]
+    pool_slots: int
+    obstacle: str
+    """Why no trainer can be started; empty: they can."""
+    resident_bytes: Callable[[str], int]
+    now_s: float
+
+
+def plan(scene: Scene, rules: StaffRules) -> Staffing:
+    """The next steps towards: each HELD lease has its trainer, and no trainer lacks a lease."""
+    todo = Staffing()
+    held = {lease.name: lease for lease in scene.leases if lease.granted}
+    for trainer in scene.trainers:
+        _check(trainer, held.get(trainer.lease), scene, rules, todo)
+    at_work = {(t.lease, t.epoch): t for t in scene.trainers if t.state in _AT_WORK}
+    idle = [t for t in scene.trainers if t.state is TrainerState.IDLE and t not in todo.stops]
+    room = _Room(scene, todo)
+    vacant: list[Lease] = []
+    for lease in sorted(held.values(), key=lambda each: (each.grant_time, each.name)):
+        trainer_now = at_work.get((lease.name, lease.epoch))
+        if trainer_now is None:
+            vacant += [lease] if lease.state is LeaseState.HELD else []
+        elif trainer_now.state is TrainerState.STARTING:
+            todo.waits[lease.name] = _starting(f"trainer {trainer_now.trainer_id} is starting")
+        elif lease.problem and scene.now_s - trainer_now.since_s >= rules.healthy_s:
+            todo.mended += [lease] if lease.state is LeaseState.HELD else []
+    for lease in vacant:
+        _fill(lease, idle, room, scene, rules, todo)
+    _bound_idle(idle, scene, rules, todo)
+    return todo
+
+
+def _check(
+    trainer: Trainer, lease: Lease | None, scene: Scene, rules: StaffRules, todo: Staffing
+) -> None:
+    """Ends a trainer that has no business any more."""
+    age_s = scene.now_s - trainer.since_s
+    if trainer.state is TrainerState.LEAVING:
+        if age_s > rules.grace_s + 2:
+            todo.kills.append(trainer)
+    elif trainer.state is TrainerState.IDLE:
+        if age_s > rules.idle_s:
+            todo.stops.append(trainer)
+    elif lease is None:
+        ended = scene.ended.get(trainer.lease)
+        if ended is None or ended.state is not LeaseState.RELEASED:
+            todo.kills.append(trainer)
+        elif ended.epoch != trainer.epoch or scene.now_s - ended.since_s > rules.drain_s:
+            todo.stops.append(trainer)
+    elif lease.epoch != trainer.epoch or (
+        trainer.state is TrainerState.STARTING and age_s > rules.start_limit_s
+    ):
+        todo.kills.append(trainer)
+
+
+class _Room:
+    """Slots that no trainer is in, and those that trainers on their way out will leave."""
+
+    def __init__(self, scene: Scene, todo: Staffing) -> None:
+        self.free = scene.pool_slots - sum(t.slot_count for t in scene.trainers)
+        going = {t.trainer_id for t in (*todo.stops, *todo.kills)}
+        self.coming = sum(
+            t.slot_count
+            for t in scene.trainers
+            if t.state is TrainerState.LEAVING or t.trainer_id in going
+        )
+
+    def take(self, slot_count: int) -> bool:
+        """Whether the slots are there now; else those that come are kept for the asker."""
+        if slot_count <= self.free:
+            self.free -= slot_count
+            return True
+        self.coming -= slot_count - max(0, self.free)
+        self.free = min(0, self.free)
+        return False
+
+
+def _fill(
+    lease: Lease,
+    idle: list[Trainer],
+    room: _Room,
+    scene: Scene,
+    rules: StaffRules,
+    todo: Staffing,
+) -> None:
+    """Finds a trainer for a lease that has none."""
+    setback = scene.setbacks.get(lease.name)
+    if setback is not None and setback.retry_at_s > scene.now_s:
+        todo.waits[lease.name] = Wait(NO_TRAINER, f"{setback.message}; another one is started soon")
+        return
+    own = [t for t in idle if t.tenant == lease.tenant and t.slot_count == lease.slot_count]
+    before = next((t for t in own if t.lease == lease.name), None)
+    if before is not None and scene.now_s - before.since_s < rules.settle_s:
+        todo.waits[lease.name] = _starting("its trainer has just left its session")
+        return
+    if scene.obstacle:
+        todo.waits[lease.name] = _starting(scene.obstacle)
+        return
+    todo.waits[lease.name] = _starting("its trainer is about to start")
+    if scene.spent.get(lease.name) == lease.epoch:
+        todo.new_epochs.append(lease)
+    elif own:
+        chosen = max(own, key=lambda t: (t.since_s, t.trainer_id))
+        idle.remove(chosen)
+        todo.hand_overs.append((chosen, lease))
+    else:
+        _evict(lease, idle, room, todo)
+        if room.take(lease.slot_count):
+            todo.starts.append(lease)
+        else:
+            todo.waits[lease.name] = _starting("another trainer has to leave its slots first")
+
+
+def _evict(lease: Lease, idle: list[Trainer], room: _Room, todo: Staffing) -> None:
+    """Ends as many idle trainers as the lease needs: other tenants' first, oldest first."""
+    for trainer in sorted(idle, key=lambda t: (t.tenant == lease.tenant, t.since_s)):
+        if room.free + room.coming >= lease.slot_count:
+            return
+        idle.remove(trainer)
+        todo.kills.append(trainer)
+        room.coming += trainer.slot_count
+
+
+def _bound_idle(idle: list[Trainer], scene: Scene, rules: StaffRules, todo: Staffing) -> None:
+    kept_bytes = 0
+    for trainer in sorted(idle, key=lambda t: -t.since_s):
+        kept_bytes += scene.resident_bytes(trainer.trainer_id)
+        if kept_bytes > rules.idle_memory_bytes:
+            todo.stops.append(trainer)
+
+
+def _starting(why: str) -> Wait:
+    return Wait(STARTING, f"{why}; it works as soon as that one has opened its session")
