@@ -24,6 +24,7 @@ from allotment_learn.task import Floats, Integers
 Cell = float | str
 Change = Mapping[str, Cell]
 
+NODES_PER_MODEL = 20_000
 QUIRK_DATES = ("0001-01-01", "9999-12-31", "2000-02-30", "1900-02-29", "not a date", "0000-00-00")
 
 
@@ -91,8 +92,9 @@ def _changes(
     changes.extend(
         (RowKind.EXTREME, {name: value for name in numbers}) for value in EXTREMES if numbers
     )
+    thresholds = _thresholds(models, rng)
     for name in (column.name for column in chosen if column.type is ColumnKind.NUMERIC):
-        values = _thresholds(sources.index(NumberSource(name)), models)
+        values = thresholds.get(sources.index(NumberSource(name)), np.empty(0))
         for value in rng.permutation(values)[:THRESHOLDS_PER_COLUMN]:
             changes.extend((RowKind.THRESHOLD, {name: near}) for near in neighbours(float(value)))
     return changes
@@ -124,17 +126,21 @@ def neighbours(threshold: float) -> list[float]:
     return steps
 
 
-def _thresholds(place: int, models: Sequence[FoldModel]) -> Floats:
-    """Distinct thresholds on one column of the features' matrix."""
-    found: list[Floats] = [np.empty(0)]
+def _thresholds(models: Sequence[FoldModel], rng: np.random.Generator) -> dict[int, Floats]:
+    """Distinct thresholds of a sample of the nodes, by column of the features' matrix."""
+    places: list[Integers] = [np.empty(0, dtype=np.int64)]
+    values: list[Floats] = [np.empty(0)]
     for model in models:
         form = model.fitted.form
         if not isinstance(form, TreesForm):
             continue
-        inner = form.trees.left >= 0
-        places, values = thresholds_in_source(
-            model.preparation.numbers, form.trees.feature[inner], form.trees.threshold[inner]
+        nodes = rng.integers(form.trees.node_count, size=NODES_PER_MODEL)
+        nodes = np.unique(nodes[form.trees.left[nodes] >= 0])
+        of_model = thresholds_in_source(
+            model.preparation.numbers, form.trees.feature[nodes], form.trees.threshold[nodes]
         )
-        found.append(values[places == place])
-    joined = np.unique(np.concatenate(found))
-    return joined[np.isfinite(joined)]
+        places.append(of_model[0])
+        values.append(of_model[1])
+    place, value = np.concatenate(places), np.concatenate(values)
+    place, value = place[np.isfinite(value)], value[np.isfinite(value)]
+    return {int(index): np.unique(value[place == index]) for index in np.unique(place)}

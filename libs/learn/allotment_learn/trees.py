@@ -81,7 +81,9 @@ def of_forest(estimators: Sequence[Any]) -> Trees:
                 values,
             )
         )
-    return _join(trees, None)
+    # One value a leaf: added up by the ensemble itself, which is smaller and quicker.
+    single = trees[0].values.shape[1] == 1
+    return _join(trees, [0] * len(trees) if single else None)
 
 
 def of_hist_gradient_boosting(rounds: Sequence[Sequence[Any]]) -> Trees:

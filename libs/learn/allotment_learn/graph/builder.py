@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper
 
 ONNX_OPSET = 21
 ML_OPSET = 5
@@ -26,8 +26,9 @@ class GraphBuilder:
             self._prefix += "_"
         self._count = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self.nodes: list[NodeProto] = []
-        self.initializers: list[TensorProto] = []
+        # Everything is written into the one message: copies of large forests take seconds.
+        self._model = onnx.ModelProto(ir_version=IR_VERSION)
+        self._model.graph.name = "model"
 
     def name(self) -> str:
         """A new one."""
@@ -44,7 +45,8 @@ class GraphBuilder:
     ) -> str:
         """Adds a node of one output and gives the output's name."""
         out = output or self.name()
-        self.nodes.append(helper.make_node(kind, inputs, [out], domain=domain, **attributes))
+        node = helper.make_node(kind, inputs, [out], domain=domain, **attributes)
+        self._model.graph.node.append(node)
         return out
 
     def bulky_node(
@@ -55,7 +57,7 @@ class GraphBuilder:
         int64 arrays become lists of integers, others tensors.
         """
         out = self.name()
-        node = NodeProto(op_type=kind, domain=domain, input=[source], output=[out])
+        node = self._model.graph.node.add(op_type=kind, domain=domain, input=[source], output=[out])
         for name, value in attributes.items():
             attribute = node.attribute.add()
             attribute.name = name
@@ -67,14 +69,13 @@ class GraphBuilder:
                 attribute.ints.extend(value.tolist())
             else:
                 attribute.type = AttributeProto.TENSOR
-                attribute.t.CopyFrom(numpy_helper.from_array(value))
-        self.nodes.append(node)
+                _fill(attribute.t, value)
         return out
 
     def split(self, source: str, pieces: str, count: str, literal: str) -> None:
         """Strings at the first literal; `pieces` has one dimension more."""
         outputs = [pieces, count]
-        self.nodes.append(
+        self._model.graph.node.append(
             helper.make_node("StringSplit", [source], outputs, delimiter=literal, maxsplit=1)
         )
 
@@ -84,16 +85,17 @@ class GraphBuilder:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self.name()
-            self.initializers.append(numpy_helper.from_array(array, name))
+            _fill(self._model.graph.initializer.add(name=name), array)
             self._constants[key] = name
         return self._constants[key]
 
     def strings(self, values: Sequence[str], shape: Sequence[int]) -> str:
         """A constant of strings."""
         name = self.name()
-        tensor = TensorProto(name=name, data_type=TensorProto.STRING, dims=shape)
+        tensor = self._model.graph.initializer.add(
+            name=name, data_type=TensorProto.STRING, dims=shape
+        )
         tensor.string_data.extend(value.encode() for value in values)
-        self.initializers.append(tensor)
         return name
 
     def double(self, source: str) -> str:
@@ -105,10 +107,18 @@ class GraphBuilder:
         outputs: Sequence[onnx.ValueInfoProto],
         metadata: dict[str, str],
     ) -> onnx.ModelProto:
-        """The model, with nothing in it that says when, where or by what it was written."""
-        graph = helper.make_graph(self.nodes, "model", inputs, outputs, self.initializers)
-        model = onnx.ModelProto(ir_version=IR_VERSION, graph=graph)
+        """The finished model; call it once. Nothing in it says when or where it was written."""
+        model = self._model
+        model.graph.input.extend(inputs)
+        model.graph.output.extend(outputs)
         model.opset_import.add(domain="", version=ONNX_OPSET)
         model.opset_import.add(domain=ML_DOMAIN, version=ML_OPSET)
         helper.set_model_props(model, metadata)
         return model
+
+
+def _fill(tensor: TensorProto, value: Constant) -> None:
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor.dims.extend(value.shape)
+    # The format is little-endian, whatever the machine.
+    tensor.raw_data = value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes()
