@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _LINE_LIMIT_BYTES = 8 << 20
 _LOG_TAIL_BYTES = 4096
 _START_LIMIT_S = 60.0
+_START_ERRORS = (BadLine, TimeoutError, OSError)
 _PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV")
 """Of the server's environment; whatever else it holds (tokens, addresses) is not for a child."""
 
@@ -140,14 +141,14 @@ class ChildProcessBuilder:
         task, self._next = self._next, None
         if task is not None:
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.gather(task, return_exceptions=True)
         await asyncio.gather(*(self._end(child) for child in list(self._children)))
 
     async def build(self, job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
         """Runs a job in the warm process while the next one warms up."""
         try:
             child = await self._take()
-        except (BadLine, TimeoutError, OSError) as error:
+        except _START_ERRORS as error:
             log.error("no export process could be started", extra={"error": str(error)})
             return _failed(
                 "NO_PROCESS",
@@ -188,20 +189,23 @@ class ChildProcessBuilder:
         return child
 
     async def _take(self) -> _Child:
-        """The warm child, or a fresh one where it died while it waited."""
+        """The warm child, or a fresh one where it died before or while it waited."""
         task, self._next = self._next, None
-        child = None
         try:
-            if task is not None:
-                child = await task
-                if not child.alive:
-                    await self._end(child)
-                    child = None
-            if child is None:
-                child = await self._start()
+            child = await self._warm_child(task) if task is not None else None
+            return child or await self._start()
         finally:
             self._warm()
-        return child
+
+    async def _warm_child(self, task: "asyncio.Task[_Child]") -> _Child | None:
+        try:
+            child = await task
+        except _START_ERRORS:
+            return None
+        if child.alive:
+            return child
+        await self._end(child)
+        return None
 
     async def _end(self, child: _Child) -> int:
         status = await child.end()

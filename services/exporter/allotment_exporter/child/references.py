@@ -60,7 +60,7 @@ def _read(archive: zipfile.ZipFile, signature: Signature) -> Reference:
             f"the reference unpacks to {unpacked} bytes, at most {MAX_UNPACKED_BYTES} are read"
         )
     columns = [str(name) for name in _array(archive, "columns", "U", 1)]
-    if columns != [port.name for port in signature.inputs]:
+    if columns != [port.column or port.name for port in signature.inputs]:
         raise BadReference("the reference's columns are not the inputs of the graph's signature")
     expected = _array(archive, "expected", "f", 2).astype(np.float64, copy=False)
     width = 1 if signature.task is Task.REGRESSION else len(signature.classes)

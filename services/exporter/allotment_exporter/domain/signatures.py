@@ -22,6 +22,8 @@ class Port:
 
     name: str
     type: str
+    column: str = ""
+    """Inputs alone: the source column, where an output has taken its name; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,8 @@ def parse_signature(text: str) -> Signature:
         document=document,
     )
     names = [port.name for port in signature.inputs]
-    if len(set(names)) != len(names):
-        raise BadSignature("signature names an input twice")
+    if not names or len(set(names)) != len(names):
+        raise BadSignature("signature names no input, or one twice")
     if any(port.type not in INPUT_TYPES for port in signature.inputs):
         raise BadSignature(f"signature's inputs have other types than {', '.join(INPUT_TYPES)}")
     if signature.outputs != expected_outputs(signature.task):
@@ -87,9 +89,10 @@ def _ports(document: Mapping[str, object], key: str) -> tuple[Port, ...]:
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
         kind = entry.get("type") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not isinstance(kind, str):
+        column = entry.get("column", "") if isinstance(entry, dict) else None
+        if not (isinstance(name, str) and isinstance(kind, str) and isinstance(column, str)):
             raise BadSignature(f"signature's {key} have an entry without name and type")
-        ports.append(Port(name=name, type=kind))
+        ports.append(Port(name=name, type=kind, column=column))
     return tuple(ports)
 
 
