@@ -76,7 +76,7 @@ class Served:
         self._channels.append(opened)
         return opened
 
-    def raw_channel(self) -> grpc.aio.Channel:
+    def raw_channel(self) -> Any:
         """A channel of gRPC alone, for what no client of ours would send."""
         options = (("grpc.enable_http_proxy", 0), ("grpc.max_send_message_length", -1))
         opened = grpc.aio.insecure_channel(self.address, options=options)

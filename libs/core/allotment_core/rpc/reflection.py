@@ -68,8 +68,7 @@ class Reflection:
             elif kind == "file_by_filename":
                 _add_files(response, self._pool.FindFileByName(request.file_by_filename))
             elif kind == "file_containing_symbol":
-                symbol = request.file_containing_symbol
-                _add_files(response, self._pool.FindFileContainingSymbol(symbol))
+                _add_files(response, self._file_of(request.file_containing_symbol))
             elif kind == "file_containing_extension":
                 asked = request.file_containing_extension
                 message = self._pool.FindMessageTypeByName(asked.containing_type)
@@ -85,6 +84,16 @@ class Reflection:
                 _refuse(response, _INVALID, "the request asks for nothing")
         except KeyError:
             _refuse(response, _NOT_FOUND, f"nothing of that name for {kind}")
+
+    def _file_of(self, symbol: str) -> FileDescriptor:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:  # the pool does not count methods as symbols, clients do
+            parent, _, last = symbol.rpartition(".")
+            service = self._pool.FindServiceByName(parent)
+            if last not in service.methods_by_name:
+                raise
+            return service.file
 
 
 def _refuse(response: Any, code: int, text: str) -> None:
