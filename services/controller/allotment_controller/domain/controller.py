@@ -42,6 +42,7 @@ class Controller:
 
     async def start(self) -> None:
         """Takes up every experiment where it was left."""
+        self._around.keeper.on_lease = self.lease_changed
         for ledger in await self._store.load_open():
             self._lead(ledger)
         self._spawn(self._around.keeper.run())

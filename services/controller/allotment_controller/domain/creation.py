@@ -80,12 +80,12 @@ def check_columns(wish: Wish, table: TableView) -> None:
                 f"column {clip(column)!r} is the target and can't be {field} too",
             )
     if wish.weight_column:
-        column = next(c for c in table.columns if c.name == wish.weight_column)
-        if column.type != "numeric":
+        weight = next(c for c in table.columns if c.name == wish.weight_column)
+        if weight.type != "numeric":
             raise _invalid(
                 "WEIGHT_NOT_NUMERIC",
                 "weight_column",
-                f"the weight column {clip(column.name)!r} is {column.type}; weights are numbers",
+                f"the weight column {clip(weight.name)!r} is {weight.type}; weights are numbers",
             )
 
 

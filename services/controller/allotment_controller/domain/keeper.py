@@ -35,7 +35,7 @@ class KeeperTimes:
 
 
 class LeaseKeeper:
-    """One for all experiments. ``on_lease`` hears of every change of a lease that is wanted."""
+    """One for all experiments."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class LeaseKeeper:
         seats: Seats,
         clock: Clock,
         times: KeeperTimes,
-        on_lease: Callable[[LeaseView], None],
     ) -> None:
         self._port = port
         self._seats = seats
         self._clock = clock
         self._times = times
-        self._on_lease = on_lease
+        self.on_lease: Callable[[LeaseView], None] = lambda view: None
+        """Hears of every change of a lease."""
         self._wants: dict[ExperimentName, int] = {}
         self._leases: dict[str, LeaseView] = {}
         self._held_since: dict[tuple[str, int], float] = {}
@@ -100,7 +100,7 @@ class LeaseKeeper:
         if view.state == "HELD":
             self._held_since.setdefault((str(view.name), view.epoch), self._clock.monotonic())
         if view != known:
-            self._on_lease(view)
+            self.on_lease(view)
             self._wake.set()
 
     def arrived(self, seat: Seat) -> None:

@@ -1,7 +1,8 @@
 """Trials: at-least-once execution, exactly-once recording.
 
 Every move is a function from a trial to the next one. The epoch grows whenever a trial goes back
-to the queue: reports of an older epoch, of another lease, or with a sequence that was seen are void.
+to the queue: reports of an older epoch, of another lease, or with a sequence that was seen are
+void.
 """
 
 import enum
@@ -202,7 +203,7 @@ class Trial:
     def ended_attempt(
         self, cause: AttemptCause, problem: Problem | None, log_tail: str, now: datetime
     ) -> "Trial":
-        """Back to the queue with the next epoch; FAILED if refused, QUARANTINED at the last strike."""
+        """Back to the queue, next epoch; FAILED if refused, QUARANTINED at the last strike."""
         attempts = {**self.attempts, cause: self.attempts.get(cause, 0) + 1}
         counted = replace(
             self,

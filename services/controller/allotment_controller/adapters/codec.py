@@ -1,0 +1,181 @@
+"""Domain values as JSON columns and back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan
+from allotment_controller.domain.model import Artefact, Model
+from allotment_controller.domain.task import (
+    Metric,
+    Notice,
+    Problem,
+    Split,
+    SplitMethod,
+    TaskType,
+    Wait,
+)
+from allotment_controller.domain.trial import AttemptCause, Trial, TrialResult
+from allotment_core.names import VersionName
+from allotment_search import Choice, Derivation, TaskShape
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_us(instant: datetime | None) -> int | None:
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+
+
+def from_us(us: int | None) -> datetime | None:
+    return None if us is None else _EPOCH + us * _MICROSECOND
+
+
+def instant(us: int) -> datetime:
+    return _EPOCH + us * _MICROSECOND
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def problem_to_json(problem: Problem | None) -> str | None:
+    return None if problem is None else dump([problem.reason, problem.message])
+
+
+def problem_from_json(text: str | None) -> Problem | None:
+    return None if text is None else Problem(*json.loads(text))
+
+
+def wait_to_json(wait: Wait | None) -> str | None:
+    return None if wait is None else dump([wait.reason, wait.message, wait.position])
+
+
+def wait_from_json(text: str | None) -> Wait | None:
+    return None if text is None else Wait(*json.loads(text))
+
+
+def plan_to_json(plan: Plan) -> str:
+    """All of the plan but its table."""
+    spec = plan.spec
+    split = plan.split
+    return dump(
+        {
+            "spec": {
+                **asdict(spec),
+                "dataset_version": str(spec.dataset_version),
+                "task": spec.task.name,
+                "metric": spec.metric.name,
+            },
+            "classes": plan.classes,
+            "feature_columns": plan.feature_columns,
+            "shape": asdict(plan.shape),
+            "split": {**asdict(split), "method": split.method.name},
+            "warnings": [[w.reason, w.message, w.column] for w in plan.warnings],
+            "create_time": to_us(plan.create_time),
+            "deadline": to_us(plan.deadline),
+        }
+    )
+
+
+def plan_from_json(text: str, table: bytes) -> Plan:
+    raw = json.loads(text)
+    spec, split = raw["spec"], raw["split"]
+    return Plan(
+        spec=ExperimentSpec(
+            **{
+                **spec,
+                "dataset_version": VersionName.parse(spec["dataset_version"]),
+                "task": TaskType[spec["task"]],
+                "metric": Metric[spec["metric"]],
+                "budget": Budget(**spec["budget"]),
+                "ignored_columns": tuple(spec["ignored_columns"]),
+                "families": tuple(spec["families"]),
+            }
+        ),
+        classes=tuple(raw["classes"]),
+        feature_columns=tuple(raw["feature_columns"]),
+        shape=TaskShape(**raw["shape"]),
+        split=Split(**{**split, "method": SplitMethod[split["method"]]}),
+        warnings=tuple(Notice(*w) for w in raw["warnings"]),
+        table=table,
+        create_time=instant(raw["create_time"]),
+        deadline=from_us(raw["deadline"]),
+    )
+
+
+def trial_to_json(trial: Trial) -> str:
+    """All of the trial but its columns."""
+    return dump(
+        {
+            "derivation": [[c.symbol, c.value] for c in trial.derivation],
+            "origin": trial.origin,
+            "create_time": to_us(trial.create_time),
+            "cost_s": trial.cost_s,
+            "attempts": {cause.name: n for cause, n in trial.attempts.items()},
+            "finished_folds": trial.finished_folds,
+            "fold_count": trial.fold_count,
+            "interim_score": trial.interim_score,
+            "result": None if trial.result is None else _result_to_json(trial.result),
+            "library_versions": dict(trial.library_versions),
+            "problem": problem_to_json(trial.problem),
+            "log_tail": trial.log_tail,
+            "start_time": to_us(trial.start_time),
+            "end_time": to_us(trial.end_time),
+        }
+    )
+
+
+def _result_to_json(result: TrialResult) -> dict[str, Any]:
+    return {**asdict(result), "metrics": {n: repr(x) for n, x in result.metrics.items()}}
+
+
+def trial_fields_from_json(text: str) -> dict[str, Any]:
+    """The arguments of a Trial that `trial_to_json` wrote."""
+    raw = json.loads(text)
+    result = raw["result"]
+    if result is not None:
+        result["metrics"] = {n: float(x) for n, x in result["metrics"].items()}
+        result = TrialResult(**result)
+    return {
+        **raw,
+        "derivation": _derivation(raw["derivation"]),
+        "create_time": instant(raw["create_time"]),
+        "attempts": {AttemptCause[name]: n for name, n in raw["attempts"].items()},
+        "result": result,
+        "problem": problem_from_json(raw["problem"]),
+        "start_time": from_us(raw["start_time"]),
+        "end_time": from_us(raw["end_time"]),
+    }
+
+
+def _derivation(raw: list[list[Any]]) -> Derivation:
+    return tuple(Choice(symbol, value) for symbol, value in raw)
+
+
+def model_to_json(model: Model) -> str:
+    """All of the model but its columns."""
+    return dump(
+        {
+            "score": model.score,
+            "create_time": to_us(model.create_time),
+            "export": model.export,
+            "artefact": None if model.artefact is None else asdict(model.artefact),
+            "problem": problem_to_json(model.problem),
+            "ready_time": to_us(model.ready_time),
+        }
+    )
+
+
+def model_fields_from_json(text: str) -> Mapping[str, Any]:
+    """The arguments of a Model that `model_to_json` wrote."""
+    raw = json.loads(text)
+    return {
+        **raw,
+        "create_time": instant(raw["create_time"]),
+        "artefact": None if raw["artefact"] is None else Artefact(**raw["artefact"]),
+        "problem": problem_from_json(raw["problem"]),
+        "ready_time": from_us(raw["ready_time"]),
+    }

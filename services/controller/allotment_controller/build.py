@@ -1,0 +1,82 @@
+"""Where adapters meet the domain."""
+
+from collections.abc import Callable
+
+import grpc.aio
+
+from allotment_api.search.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
+from allotment_api.trainer.v1.session_pb2_grpc import add_TrainerServiceServicer_to_server
+from allotment_controller.adapters.changes import Announcements
+from allotment_controller.adapters.datasets import GrpcDatasets
+from allotment_controller.adapters.exports import GrpcExports
+from allotment_controller.adapters.leases import GrpcLeases
+from allotment_controller.adapters.store import SqlStore
+from allotment_controller.config import ControllerConfig
+from allotment_controller.domain.conductor import Surroundings
+from allotment_controller.domain.controller import Controller
+from allotment_controller.domain.keeper import KeeperTimes, LeaseKeeper
+from allotment_controller.domain.seat import Seats
+from allotment_controller.servicer import SearchServicer
+from allotment_controller.session import SessionTimes, TrainerServicer
+from allotment_core.clock import Clock
+from allotment_core.db import Database
+from allotment_core.rpc import Service
+from allotment_search import Grammar
+
+MIGRATIONS = "allotment_controller.adapters.migrations"
+ChannelTo = Callable[[], grpc.aio.Channel]
+
+
+async def build(
+    config: ControllerConfig,
+    clock: Clock,
+    dataset: ChannelTo,
+    allocator: ChannelTo | None = None,
+    exporter: ChannelTo | None = None,
+) -> Service:
+    """The service with its database open. Each function opens a channel to one service.
+
+    Services for which none is given are where the dataset service is.
+    """
+    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+    store = SqlStore(database)
+    announcements = Announcements()
+    grammar = Grammar.load("tabular")
+    seats = Seats()
+    keeper = LeaseKeeper(GrpcLeases((allocator or dataset)()), seats, clock, _keeper_times(config))
+    around = Surroundings(
+        store=store,
+        datasets=GrpcDatasets(dataset()),
+        exports=GrpcExports((exporter or dataset)()),
+        keeper=keeper,
+        seats=seats,
+        changes=announcements,
+        clock=clock,
+        grammar=grammar,
+        away_grace_s=config.away_grace_s,
+        export_limit=config.export_limit,
+        trial_limit_s=config.trial_limit_s,
+    )
+    controller = Controller(around, store)
+    search = SearchServicer(controller, store, announcements, grammar)
+    times = SessionTimes(
+        heartbeat_interval_s=config.heartbeat_interval_s, lease_ttl_s=config.lease_ttl_s
+    )
+    return Service(
+        name="controller",
+        servicers=[
+            (add_SearchServiceServicer_to_server, search),
+            (add_TrainerServiceServicer_to_server, TrainerServicer(controller, clock, times)),
+        ],
+        database=database,
+        start=controller.start,
+        stop=controller.stop,
+    )
+
+
+def _keeper_times(config: ControllerConfig) -> KeeperTimes:
+    return KeeperTimes(
+        lease_ttl_s=config.lease_ttl_s,
+        start_grace_s=config.start_grace_s,
+        away_grace_s=config.away_grace_s,
+    )

@@ -1,0 +1,45 @@
+"""The controller's settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerConfig:
+    """What `build` needs; the environment has each as ALLOTMENT_CONTROLLER_<NAME>."""
+
+    database_url: str
+    """sqlite:////absolute/path."""
+    heartbeat_interval_s: float = 2.0
+    """How often trainers say that they live; three missing heartbeats end a session."""
+    lease_ttl_s: float = 60.0
+    """Has to be the allocator's: leases are renewed at each quarter of it."""
+    start_grace_s: float = 60.0
+    """A trainer's time from its lease's grant to its first session."""
+    away_grace_s: float = 15.0
+    """How long a trainer, or after a restart all of them, may be away before its trial goes back
+    to the queue."""
+    export_limit: int = 2
+    """Models of one experiment that are exported at once."""
+    trial_limit_s: float = 3600.0
+    """Seconds that a trial may take where the experiment's deadline is not nearer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What serving the controller alone needs besides: ALLOTMENT_SERVE_<NAME>."""
+
+    public_key_file: Path
+    """Verifies callers' tokens (PEM)."""
+    token_file: Path
+    """Holds the token that the other services ask for."""
+    address: str = "127.0.0.1:50052"
+    """host:port to listen on; port 0 picks one."""
+    dataset_address: str = "127.0.0.1:50051"
+    """Where the dataset service is."""
+    allocator_address: str = "127.0.0.1:50053"
+    """Where the allocator is."""
+    exporter_address: str = "127.0.0.1:50055"
+    """Where the exporter is."""
+    metrics_port: int | None = None
+    """Of http://127.0.0.1/metrics; empty: none."""
