@@ -14,9 +14,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.status import from_rpc_error, has_status
 
-__all__ = ["OPTIONS", "channel", "from_rpc_error", "is_local", "request_id"]
+__all__ = ["OPTIONS", "channel", "from_rpc_error", "is_loopback", "request_id"]
 
 DEFAULT_TIMEOUT_S = 15.0
 """Of one attempt of a unary call whose caller names none; servers end it after 10 s."""
@@ -43,12 +44,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 def request_id() -> str:
     """A new id for a mutating request; the same one repeats it."""
     return uuid.uuid4().hex
-
-
-def is_local(address: str) -> bool:
-    """Whether "host:port" is this machine's loopback: plaintext is good enough there."""
-    host = address.rpartition(":")[0].strip("[]")
-    return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
 
 
 def channel(
@@ -78,7 +73,7 @@ def channel(
             return fixed
 
     retries = _Retries(timeout_s, retry_s, on_outage)
-    if ca is None and is_local(address):
+    if ca is None and is_loopback(address):
         inner = grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=[retries])
     else:
         pem = ca if isinstance(ca, bytes) or ca is None else Path(ca).read_bytes()

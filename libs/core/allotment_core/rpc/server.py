@@ -1,7 +1,6 @@
 """The server: every service of a process on one address."""
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from allotment_core.clock import Clock
 from allotment_core.errors import FailedPrecondition, InvalidArgument, Unimplemented, clip
 from allotment_core.rpc import health, reflection, status
 from allotment_core.rpc.access import Verifier
+from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.chain import MESSAGE_LIMIT_BYTES, Chain, Limits
 from allotment_core.rpc.health import Health
 from allotment_core.rpc.methods import Method, methods_of
@@ -192,16 +192,3 @@ class RpcServer:
         """Until the server has stopped."""
         if self._server is not None:
             await self._server.wait_for_termination()
-
-
-def is_loopback(address: str) -> bool:
-    """Whether "host:port" (or "unix:path") can be reached from this machine alone."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
