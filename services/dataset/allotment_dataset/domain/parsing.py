@@ -64,8 +64,8 @@ class Parser(Protocol):
     """Runs jobs on untrusted files in processes of their own, with limits.
 
     Cancelling the call ends the process. Raises: InvalidArgument for what is wrong with the file,
-    ResourceExhausted (PARSE_LIMIT, DISK_FULL) for a limit that was hit, Unavailable for a crash that a
-    second try may not repeat.
+    ResourceExhausted (PARSE_LIMIT, DISK_FULL) for a limit that was hit, Unavailable for a crash
+    that a second try may not repeat.
     """
 
     async def read_table(self, job: ImportJob, progress: Progress) -> ImportOutcome: ...

@@ -1,7 +1,8 @@
 """Tables and inspections as JSON: between the server and its parse child, and in the database.
 
 The JSON of a dataclass is an object with its fields; enums are their values; tuples are arrays.
-Unknown fields are ignored and absent ones take their defaults, so that stored rows outlive releases.
+Unknown fields are ignored and absent ones take their defaults, so that stored rows outlive
+releases.
 """
 
 import dataclasses

@@ -1,4 +1,6 @@
-"""The parse child: a process of its own with hard limits that turns an untrusted file into Parquet and a profile.
+"""The parse child: a process of its own with hard limits that turns an untrusted file into Parquet
+and a profile.
 
-Only processes started as `python -m allotment_dataset.parse` import the modules here: they need pyarrow and numpy.
+Only processes started as `python -m allotment_dataset.parse` import the modules here: they need
+pyarrow and numpy.
 """

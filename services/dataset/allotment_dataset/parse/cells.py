@@ -1,9 +1,14 @@
-"""How cells are read: blanks, numbers, missing markers, dates. The rules of every format and of every later reader.
+"""How cells are read: blanks, numbers, missing markers, dates.
+
+The rules of every format and of every later reader.
 
 * A cell that is empty or white space alone is missing, in every column.
-* A number is digits with an optional sign, decimal mark and exponent, or inf/infinity with an optional sign in any
-  case; white space around it is dropped. Digits whose value is too large for a float64 are no number.
-* A missing marker ("NA", "?") is missing only in columns whose other cells are all numbers or all dates; in a
+* A number is digits with an optional sign, decimal mark and exponent, or inf/infinity with an
+  optional sign in any
+  case; white space around it is dropped. Digits whose value is too large for a float64 are no
+  number.
+* A missing marker ("NA", "?") is missing only in columns whose other cells are all numbers or all
+  dates; in a
   categorical column it stays the value that it is.
 """
 
@@ -20,8 +25,12 @@ STRONG_MARKERS = frozenset(
 ) | frozenset(("?", "#NA", "#NULL!", "#VALUE!", "#DIV/0!", "\\N"))
 """Cells that mean "missing" wherever the rest of the column is numbers or dates."""
 
-WEAK_MARKERS = frozenset(("none", "None", "NONE", "missing", "unknown", "Unknown", "-", "--", ".", "*"))
-"""Cells that mean "missing" among more than `FEW_VALUES` distinct numbers; among fewer they may be a category."""
+WEAK_MARKERS = frozenset(
+    ("none", "None", "NONE", "missing", "unknown", "Unknown", "-", "--", ".", "*")
+)
+"""Cells that mean "missing" among more than `FEW_VALUES` distinct numbers; among fewer they may
+be a category.
+"""
 
 FEW_VALUES = 20
 """Distinct numbers of a column that may be codes of categories rather than measurements."""
@@ -83,9 +92,15 @@ def number_text(value: float) -> str:
     return repr(value)
 
 
-_DAY = {"Y": "[0-9]{4}", "m": "(?:0[1-9]|1[0-2])", "d": "(?:0[1-9]|[12][0-9]|3[01])"}
-_HOUR = {"H": "(?:[01][0-9]|2[0-3])", "M": "[0-5][0-9]", "S": "[0-5][0-9]", "f": "[0-9]{1,9}"}
-_PARTS = _DAY | _HOUR
+_PARTS = {
+    "Y": "[0-9]{4}",
+    "m": "(?:0?[1-9]|1[0-2])",
+    "d": "(?P<day>0?[1-9]|[12][0-9]|3[01])",
+    "H": "(?:[01]?[0-9]|2[0-3])",
+    "M": "[0-5]?[0-9]",
+    "S": "[0-5]?[0-9]",
+    "f": "[0-9]{1,9}",
+}
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y")
 _TIMES = (" %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M")
 
@@ -99,7 +114,10 @@ DATE_FORMATS: tuple[str, ...] = (
     "%Y-%m-%dT%H:%M:%S.%fZ",
     "%Y-%m",
 )
-"""Patterns that are found out, the preferred one first. Fields have their full width ("03", not "3")."""
+"""Patterns that are found out, the preferred one first.
+
+A field other than the year may have one digit ("3" for "03").
+"""
 
 
 def date_regex(date_format: str) -> str:
@@ -111,14 +129,16 @@ def date_regex(date_format: str) -> str:
 
 def is_date(trimmed: Any, date_format: str) -> Any:
     """Which of the trimmed strings are days that exist, spelt by the pattern."""
-    shape = pc.match_substring_regex(trimmed, date_regex(date_format))
-    plain = re.sub(r"\.%f", "", date_format)
-    if plain != date_format:
-        trimmed = pc.replace_substring_regex(trimmed, r"\.[0-9]+", "")
-    if plain == "%Y-%m":
+    pattern = date_regex(date_format)
+    shape = pc.match_substring_regex(trimmed, pattern)
+    if "%d" not in date_format:
         return shape
-    parsed = pc.strptime(trimmed, format=plain, unit="s", error_is_null=True)
-    # strptime rolls 31 February over: a real day formats back to itself.
-    filled = pc.fill_null(parsed, pa.scalar(0, pa.timestamp("s")))
-    same = pc.equal(pc.strftime(filled, format=plain), trimmed)
-    return pc.and_(shape, pc.and_(pc.is_valid(parsed), same))
+    plain = date_format.replace(".%f", "")
+    text = trimmed
+    if plain != date_format:
+        text = pc.replace_substring_regex(trimmed, r"\.[0-9]+", "")
+    parsed = pc.strptime(text, format=plain, unit="s", error_is_null=True)
+    # strptime rolls 31 February over: the day that was read has to be the day that is written.
+    written = pc.extract_regex(trimmed, pattern=pattern).field("day")
+    written = pc.if_else(shape, written, "0").cast(pa.int64())
+    return pc.and_(shape, pc.fill_null(pc.equal(pc.day(parsed), written), False))

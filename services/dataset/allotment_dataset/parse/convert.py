@@ -1,4 +1,6 @@
-"""Second reading: raw cells to what is stored: float64 (NaN = missing) or strings ("" = missing)."""
+"""Second reading: raw cells to what is stored: float64 (NaN = missing) or strings ("" =
+missing).
+"""
 
 from typing import Any
 
@@ -6,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from allotment_core.errors import InvalidArgument, clip
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_dataset.domain.table import ColumnType
 from allotment_dataset.parse import cells
 from allotment_dataset.parse.evidence import Plan
@@ -17,9 +19,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def convert(raw: RawColumn, plan: Plan, *, first_row: int) -> RawColumn:
-    """The column's cells of one batch as they are stored. `first_row` counts data rows from 1, for errors.
+    """The column's cells of one batch as they are stored.
 
-    Raises: InvalidArgument NOT_NUMBERS, NOT_DATES when the plan does not fit (it was made for other rows).
+    `first_row` counts data rows from 1, for errors.
+
+    Raises: InvalidArgument NOT_NUMBERS, NOT_DATES when the plan does not fit (it was made for
+        other rows).
     """
     if isinstance(raw, np.ndarray):
         return raw if plan.type is ColumnType.NUMERIC else _spelt(raw)

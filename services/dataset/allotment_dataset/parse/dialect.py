@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allotment_core.errors import InvalidArgument, clip
-
 from allotment_dataset.domain.table import Notice
 from allotment_dataset.parse.text import TextFile
 
@@ -36,8 +35,9 @@ class Header:
 def read_header(file: TextFile, *, max_columns: int) -> Header:
     """Finds the delimiter and the column names.
 
-    The delimiter is the one of , ; tab | by which the most rows of the sample have as many cells as the header
-    (two or more); among equals the one with more columns. Without any the file has one column.
+    The delimiter is the one of , ; tab | by which the most rows of the sample have as many cells
+    as the header (two or more); among equals the one with more columns. Without any the file has
+    one column.
     Raises: InvalidArgument NO_ROWS, DUPLICATE_COLUMNS, TOO_MANY_COLUMNS, NAME_TOO_LONG.
     """
     sample = _sample(file)
@@ -64,14 +64,10 @@ def read_header(file: TextFile, *, max_columns: int) -> Header:
                 "if it is a row, write a header above it",
             )
         )
-    return Header(
-        names=names, delimiter=delimiter, line_count=line_count, notices=tuple(notices)
-    )
+    return Header(names=names, delimiter=delimiter, line_count=line_count, notices=tuple(notices))
 
 
-def column_names(
-    cells: Sequence[str], *, max_columns: int
-) -> tuple[tuple[str, ...], list[Notice]]:
+def column_names(cells: Sequence[str], *, max_columns: int) -> tuple[tuple[str, ...], list[Notice]]:
     """The names as they are used: trimmed; a nameless one is called by its position, "column_3"."""
     if len(cells) > max_columns:
         raise InvalidArgument(
@@ -98,7 +94,8 @@ def column_names(
         places = [i for i, name in enumerate(names, start=1) if name == twice[0]]
         raise InvalidArgument(
             f"column {clip(twice[0])!r} is there {len(places)} times (columns "
-            f"{', '.join(map(str, places[:5]))}); every column needs a name of its own: rename or drop one",
+            f"{', '.join(map(str, places[:5]))}); every column needs a name of its own: rename "
+            "or drop one",
             reason="DUPLICATE_COLUMNS",
         )
     return tuple(names), notices
@@ -152,7 +149,8 @@ def explain_bad_rows(file: TextFile, header: Header) -> InvalidArgument:
         )
     more = f" and {count - 5} more rows" if count > 5 else ""
     return InvalidArgument(
-        f"the header has {width} cells (delimiter: {describe(header.delimiter)}), but {', '.join(found)}"
+        f"the header has {width} cells (delimiter: {describe(header.delimiter)}), but "
+        f"{', '.join(found)}"
         f"{more}; give every row {width} cells, and quote cells that contain the delimiter",
         reason="RAGGED_ROWS",
     )
@@ -166,7 +164,10 @@ def _sample(file: TextFile) -> str:
 
 
 def _rows(sample: str, delimiter: str) -> Iterator[list[str]]:
-    """The first whole rows of the sample. A sample that was cut ends in a part of a row, which is left out."""
+    """The first whole rows of the sample.
+
+    A sample that was cut ends in a part of a row, which is left out.
+    """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
     cut = len(sample) >= _SAMPLE_CHARACTERS

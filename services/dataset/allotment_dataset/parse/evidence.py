@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from allotment_core.errors import InvalidArgument, clip
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_dataset.domain.table import ColumnType, Notice
 from allotment_dataset.parse import cells
 
@@ -46,7 +46,10 @@ class Odd:
 
 @dataclass(slots=True, kw_only=True)
 class Evidence:
-    """What the text cells of one column looked like so far. Text alone: typed numbers need no evidence."""
+    """What the text cells of one column looked like so far.
+
+    Text alone: typed numbers need no evidence.
+    """
 
     name: str
     wants_ids: bool = False
@@ -158,7 +161,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a column's cells are converted. `type` is NUMERIC, DATE, ID, or CATEGORICAL for any other text.
+    """How a column's cells are converted.
+
+    `type` is NUMERIC, DATE, ID, or CATEGORICAL for any other text.
 
     `typed`: the source itself gives numbers. `markers`: cells that are missing beside blank ones.
     """
@@ -178,7 +183,9 @@ def named_like_id(name: str) -> bool:
 
 
 def find_decimal(evidence: Iterable[Evidence], *, target: str) -> str:
-    """The file's decimal mark: "," when a column has numbers with it, beyond doubt, and none has them with "."."""
+    """The file's decimal mark: "," when a column has numbers with it, beyond doubt, and none has
+    them with ".".
+    """
     comma = False
     for e in evidence:
         markers = e.markers(is_target=e.name == target)
@@ -206,9 +213,7 @@ def plan_column(
     markers = evidence.markers(is_target=is_target)
     numeric = bool(evidence.numbers) and evidence.odd[decimal].within(markers)
     if numeric and evidence.inexact:
-        return Plan(
-            name=name, type=ColumnType.CATEGORICAL, notices=(large_integers(name),)
-        )
+        return Plan(name=name, type=ColumnType.CATEGORICAL, notices=(large_integers(name),))
     if numeric and may_be_id and named_like_id(name) and evidence.all_distinct_integers():
         return Plan(name=name, type=ColumnType.ID)
     if numeric:
@@ -218,15 +223,17 @@ def plan_column(
     notices: tuple[Notice, ...] = ()
     if evidence.has_comma and decimal == "." and evidence.odd[","].within(markers):
         message = (
-            f"{name!r} has numbers with commas such as \"1,234\", which may be thousands or decimals; "
-            "they are kept as strings: write them without commas"
+            f"{name!r} has numbers with commas such as '1,234', which may be thousands or "
+            "decimals; they are kept as strings: write them without commas"
         )
         notices = (Notice(reason="COMMAS_IN_NUMBERS", message=message, column=name),)
     return Plan(name=name, type=ColumnType.CATEGORICAL, notices=notices)
 
 
 def large_integers(name: str) -> Notice:
-    message = f"{name!r} has integers beyond 2^53, which float64 can't hold; they are kept as strings"
+    message = (
+        f"{name!r} has integers beyond 2^53, which float64 can't hold; they are kept as strings"
+    )
     return Notice(reason="LARGE_INTEGERS", message=message, column=name)
 
 
@@ -234,9 +241,8 @@ def _numbers(evidence: Evidence, decimal: str, markers: frozenset[str]) -> Plan:
     name = evidence.name
     notices: list[Notice] = []
     if evidence.blanks:
-        message = (
-            f"{name!r} holds numbers, but some cells are white space alone; they are read as missing"
-        )
+        message = f"{name!r} holds numbers, but some cells are white space alone; they are read "
+        "as missing"
         notices.append(Notice(reason="BLANK_IN_NUMBERS", message=message, column=name))
     used = frozenset(evidence.odd[decimal].values)
     if used:
@@ -286,7 +292,8 @@ def _wanted_numbers(evidence: Evidence, decimal: str) -> Plan:
 def _wanted_dates(evidence: Evidence) -> Plan:
     if not evidence.dates and evidence.present:
         raise InvalidArgument(
-            f"column {clip(evidence.name)!r} was asked to be dates, but its cells are not all spelt by one "
+            f"column {clip(evidence.name)!r} was asked to be dates, but its cells are not all "
+            "spelt by one "
             f"of {', '.join(cells.DATE_FORMATS[:8])}, ...; write them as 2026-12-31",
             reason="NOT_DATES",
         )
@@ -296,5 +303,7 @@ def _wanted_dates(evidence: Evidence) -> Plan:
 def _marker_notice(name: str, used: Iterable[str]) -> Notice:
     shown = ", ".join(repr(m) for m in sorted(used)[:5])
     return Notice(
-        reason="MISSING_MARKERS", message=f"cells {shown} of {name!r} are read as missing", column=name
+        reason="MISSING_MARKERS",
+        message=f"cells {shown} of {name!r} are read as missing",
+        column=name,
     )

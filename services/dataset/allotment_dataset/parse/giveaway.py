@@ -1,7 +1,7 @@
 """Does one column alone tell the target almost perfectly?
 
-Rows are halved by turns; a lookup table of the column's values (numbers in at most 64 bins of equal frequency) is
-learnt on one half and judged on the other.
+Rows are halved by turns; a lookup table of the column's values (numbers in at most 64 bins of
+equal frequency) is learnt on one half and judged on the other.
 """
 
 from typing import Any
@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.float64]
 
 
 def gives_away(column: Array, goal: Array, *, regression: bool) -> str:
-    """How well the column tells the goal, as text ("AUC 0.999"), when it does so almost perfectly; else "".
+    """How well the column tells the goal, as text ("AUC 0.999"), when it does so almost perfectly;
+    else "".
 
     `column`: floats (NaN = missing) or integer codes. `goal`: floats, or class indexes from 0.
     """
@@ -77,9 +78,8 @@ def _auc(scores: Floats, truth: Codes) -> float:
     negatives = len(truth) - positives
     if not positives or not negatives:
         return 0.5
-    return (_ranks(scores)[truth == 1].sum() - positives * (positives + 1) / 2) / (
-        positives * negatives
-    )
+    rank_sum = float(_ranks(scores)[truth == 1].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def _ranks(values: Floats) -> Floats:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from allotment_core.errors import InvalidArgument, clip
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_dataset.domain.parsing import ImportJob, ImportOutcome, InspectJob
 from allotment_dataset.domain.table import (
     Column,
@@ -73,7 +73,9 @@ def run_inspection(job: InspectJob) -> Inspection:
 
 
 def run_import(job: ImportJob, report: Report) -> ImportOutcome:
-    """Reads the file twice (what are its columns; convert, store and count), and looks at the target."""
+    """Reads the file twice (what are its columns; convert, store and count), and looks at the
+    target.
+    """
     out_dir = Path(job.out_dir)
     source = _open(Path(job.source), job, out_dir)
     names = source.facts.names
@@ -106,7 +108,10 @@ def run_import(job: ImportJob, report: Report) -> ImportOutcome:
 
 
 def _look_ahead(paths: list[Path], columns: Sequence[Column], target: str) -> Inspection | None:
-    """What InspectTarget will be asked next. A target that can't be learnt is that call's error, not the import's."""
+    """What InspectTarget will be asked next.
+
+    A target that can't be learnt is that call's error, not the import's.
+    """
     if not target:
         return None
     try:
@@ -140,14 +145,18 @@ def _check_agrees(names: Sequence[str], base: TableContent) -> None:
 def _inherited(
     columns: Sequence[Column], overrides: Mapping[str, ColumnOverride]
 ) -> Mapping[str, ColumnOverride]:
-    """What earlier imports asked for goes on, unless this one asks for another role. Types can't change."""
+    """What earlier imports asked for goes on, unless this one asks for another role.
+
+    Types can't change.
+    """
     merged: dict[str, ColumnOverride] = {}
     special = (ColumnRole.WEIGHT, ColumnRole.GROUP, ColumnRole.TIME)
     for column in columns:
         asked = overrides.get(column.name)
         if asked and asked.type not in (ColumnType.UNSPECIFIED, column.type):
             raise InvalidArgument(
-                f"column {clip(column.name)!r} is {column.type.value} in the version before and can't become "
+                f"column {clip(column.name)!r} is {column.type.value} in the version before and "
+                "can't become "
                 f"{asked.type.value} by an append; import everything as a new dataset",
                 reason="COLUMNS_DISAGREE",
             )
@@ -230,9 +239,7 @@ def _append_plan(column: Column, evidence: Evidence | None, decimal: str) -> Pla
     )
 
 
-def _reading(
-    source: Source, job: ImportJob, plans: Mapping[str, Plan], decimal: str
-) -> Reading:
+def _reading(source: Source, job: ImportJob, plans: Mapping[str, Plan], decimal: str) -> Reading:
     facts = source.facts
     markers = {m for plan in plans.values() for m in plan.markers}
     if job.base is not None:
@@ -274,7 +281,9 @@ class _Table:
         self.duplicate_row_count = 0
 
     def write(self, source: Source, path: Path, report: Report) -> Part:
-        """Stores the source's rows as one Parquet file, the same bytes for the same rows and batches."""
+        """Stores the source's rows as one Parquet file, the same bytes for the same rows and
+        batches.
+        """
         self._take_base()
         first_row = 1
         with pq.ParquetWriter(
@@ -352,7 +361,8 @@ class _Table:
             notices += (*plan.notices, *column_notices(column, self.row_count))
         if self.duplicate_row_count:
             message = (
-                f"{self.duplicate_row_count} of {self.row_count} rows are the same as an earlier one "
+                f"{self.duplicate_row_count} of {self.row_count} rows are the same as an earlier "
+                "one "
                 "in every column"
             )
             notices.append(Notice(reason="DUPLICATE_ROWS", message=message))
@@ -389,7 +399,9 @@ class _Table:
         )
 
     def _spellings(self) -> dict[str, tuple[Spelling, ...]]:
-        """Spellings by column, at most 20,000 in all: the target's first, then columns with few values."""
+        """Spellings by column, at most 20,000 in all: the target's first, then columns with few
+        values.
+        """
         by_name = {name: book.spellings() for name, book in self._books.items()}
         target = self._job.target_hint
         left = _MOST_SPELLINGS

@@ -13,7 +13,9 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`memory_bytes` of address space, `cpu_s` of processor time, `file_bytes` for each written file."""
+    """`memory_bytes` of address space, `cpu_s` of processor time, `file_bytes` for each written
+    file.
+    """
 
     memory_bytes: int
     cpu_s: int
@@ -21,7 +23,10 @@ class Limits:
 
 
 def apply(limits: Limits) -> None:
-    """Sets the limits for this process, for good. Core dumps are off: they would hold tenants' data."""
+    """Sets the limits for this process, for good.
+
+    Core dumps are off: they would hold tenants' data.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 5))
@@ -39,7 +44,9 @@ def die_with_parent() -> None:
 
 
 def end_at_eof(descriptor: int) -> None:
-    """Ends this process when the other side closes the pipe: everywhere, and when the job is given up."""
+    """Ends this process when the other side closes the pipe: everywhere, and when the job is
+    given up.
+    """
 
     def wait() -> None:
         while os.read(descriptor, 4096):

@@ -84,7 +84,9 @@ class NumberProfile:
     def present_count(self) -> int:
         return self.row_count - self.missing_count
 
-    def statistics(self, spellings: tuple[Spelling, ...], top: int = _TOP_VALUES) -> ColumnStatistics:
+    def statistics(
+        self, spellings: tuple[Spelling, ...], top: int = _TOP_VALUES
+    ) -> ColumnStatistics:
         spelt = {s.value: s.text for s in spellings}
         order = np.lexsort((self._values, -self._counts))[:top]
         tops = tuple(
@@ -151,7 +153,9 @@ class TextProfile:
 
     @property
     def all_unique(self) -> bool:
-        """No present cell is there twice (beyond the counted values: none of the counted ones is)."""
+        """No present cell is there twice (beyond the counted values: none of the counted ones
+        is).
+        """
         return self._table is not None and pc.max(self._table["count"]).as_py() == 1
 
     @property
@@ -211,17 +215,22 @@ class SpellingBook:
         self._open = len(self._first) <= MOST_SPELLINGS
 
     def spellings(self) -> tuple[Spelling, ...]:
-        """Those that differ from the shortest spelling; none when the column has too many values."""
+        """Those that differ from the shortest spelling; none when the column has too many
+        values.
+        """
         if not self._open:
             return ()
         return tuple(
-            Spelling(value=v, text=t) for v, t in sorted(self._first.items())
+            Spelling(value=v, text=t)
+            for v, t in sorted(self._first.items())
             if np.isfinite(v) and t != number_text(v)
         )
 
 
 class RowHashes:
-    """Counts rows that are the same as an earlier one, by 64-bit hashes; of the first 20 million rows."""
+    """Counts rows that are the same as an earlier one, by 64-bit hashes; of the first 20 million
+    rows.
+    """
 
     def __init__(self) -> None:
         self._hashes: list[npt.NDArray[np.uint64]] = []
@@ -248,10 +257,12 @@ class RowHashes:
 def _cell_hashes(column: RawColumn) -> npt.NDArray[np.uint64]:
     if isinstance(column, np.ndarray):
         bits = np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)
-        return (bits ^ (bits >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        mixed = (bits ^ (bits >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        return np.asarray(mixed, dtype=np.uint64)
     coded = column.dictionary_encode()
     of_value = np.array([hash(text) for text in coded.dictionary.to_pylist()], dtype=np.int64)
-    return of_value.view(np.uint64)[coded.indices.to_numpy(zero_copy_only=False)]
+    hashes = of_value.view(np.uint64)
+    return np.asarray(hashes[coded.indices.to_numpy(zero_copy_only=False)], dtype=np.uint64)
 
 
 def _finite(value: float) -> float | None:

@@ -1,11 +1,12 @@
-"""Types of text columns, roles of all columns, and what is worth a warning: once all rows have been seen."""
+"""Types of text columns, roles of all columns, and what is worth a warning: once all rows have
+been seen.
+"""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from allotment_core.errors import InvalidArgument, clip
-
 from allotment_dataset.domain.table import (
     Column,
     ColumnOverride,
@@ -27,8 +28,9 @@ _MANY_AT_LEAST = 50
 def text_type(profile: TextProfile, *, may_be_id: bool, may_be_text: bool) -> ColumnType:
     """What a text column that holds neither numbers nor dates is.
 
-    TEXT: 20 cells or more, over half of the values distinct, and prose (4 words or more a cell, or 50 letters or
-    more in at least 2 words, on average). ID: 20 cells or more, complete, no two the same. Else CATEGORICAL.
+    TEXT: 20 cells or more, over half of the values distinct, and prose (4 words or more a cell, or
+    50 letters or more in at least 2 words, on average). ID: 20 cells or more, complete, no two the
+    same. Else CATEGORICAL.
     """
     present = profile.present_count
     if present < LEAST_UNIQUE_ROWS:
@@ -36,9 +38,7 @@ def text_type(profile: TextProfile, *, may_be_id: bool, may_be_text: bool) -> Co
     prose = profile.mean_words >= _TEXT_WORDS or (
         profile.mean_letters >= _TEXT_LETTERS and profile.mean_words >= 2
     )
-    mostly_distinct = (
-        profile.all_unique or profile.distinct_count > _TEXT_DISTINCT_SHARE * present
-    )
+    mostly_distinct = profile.all_unique or profile.distinct_count > _TEXT_DISTINCT_SHARE * present
     if may_be_text and prose and mostly_distinct:
         return ColumnType.TEXT
     if may_be_id and profile.all_unique and profile.missing_count == 0:
@@ -61,7 +61,8 @@ def with_role(
     if wanted is ColumnRole.IGNORED:
         if is_target:
             raise InvalidArgument(
-                f"column {clip(column.name)!r} is the target and was asked to be ignored; drop one of both",
+                f"column {clip(column.name)!r} is the target and was asked to be ignored; drop "
+                "one of both",
                 reason="TARGET_IGNORED",
             )
         return replace(column, role=ColumnRole.IGNORED, ignored_because="BY_REQUEST")
@@ -91,7 +92,8 @@ def _check_special(column: Column, role: ColumnRole) -> None:
     name = clip(column.name)
     if column.statistics.missing_count:
         raise InvalidArgument(
-            f"column {name!r} can't be the {role.value.lower()}: {column.statistics.missing_count} of its cells "
+            f"column {name!r} can't be the {role.value.lower()}: "
+            f"{column.statistics.missing_count} of its cells "
             "are missing; fill them, or drop these rows",
             reason="ROLE_NEEDS_VALUES",
         )
@@ -105,20 +107,27 @@ def _check_special(column: Column, role: ColumnRole) -> None:
             )
     if role is ColumnRole.TIME and column.type not in (ColumnType.NUMERIC, ColumnType.DATE):
         raise InvalidArgument(
-            f"column {name!r} can't be the time: it is {column.type.value}, and a time is numbers or dates "
+            f"column {name!r} can't be the time: it is {column.type.value}, and a time is "
+            "numbers or dates "
             "of one spelling such as 2026-12-31",
             reason="BAD_TIME",
         )
 
 
-def check_overrides(names: Sequence[str], overrides: Sequence[ColumnOverride]) -> Mapping[str, ColumnOverride]:
-    """The overrides by column. Raises: InvalidArgument for columns that are not there or named twice."""
+def check_overrides(
+    names: Sequence[str], overrides: Sequence[ColumnOverride]
+) -> Mapping[str, ColumnOverride]:
+    """The overrides by column.
+
+    Raises: InvalidArgument for columns that are not there or named twice.
+    """
     by_name: dict[str, ColumnOverride] = {}
     for override in overrides:
         require_column(override.column, names, reason="COLUMN_NOT_FOUND", what="override")
         if override.column in by_name:
             raise InvalidArgument(
-                f"column {clip(override.column)!r} has two overrides; give it one", reason="TWO_OVERRIDES"
+                f"column {clip(override.column)!r} has two overrides; give it one",
+                reason="TWO_OVERRIDES",
             )
         by_name[override.column] = override
     for role in (ColumnRole.WEIGHT, ColumnRole.TIME, ColumnRole.GROUP):
@@ -138,7 +147,9 @@ def require_column(name: str, names: Sequence[str], *, reason: str, what: str) -
         return
     close = closest_name(name, names)
     hint = f"did you mean {clip(close)!r}?" if close else f"there are {clip(', '.join(names), 200)}"
-    raise InvalidArgument(f"{what} {clip(name)!r} is not a column of the table; {hint}", reason=reason)
+    raise InvalidArgument(
+        f"{what} {clip(name)!r} is not a column of the table; {hint}", reason=reason
+    )
 
 
 def closest_name(name: str, names: Sequence[str]) -> str:
@@ -154,7 +165,10 @@ def column_notices(column: Column, row_count: int) -> list[Notice]:
     """What is worth knowing about a column with its role."""
     name, statistics = column.name, column.statistics
     texts = {
-        "UNIQUE_ID": ("UNIQUE_ID", f"{name!r} is different in every row: it is ignored as an identifier"),
+        "UNIQUE_ID": (
+            "UNIQUE_ID",
+            f"{name!r} is different in every row: it is ignored as an identifier",
+        ),
         "CONSTANT": ("CONSTANT_COLUMN", f"{name!r} is the same in every row: it is ignored"),
         "EMPTY": ("EMPTY_COLUMN", f"{name!r} has no value in any row: it is ignored"),
         "FREE_TEXT": ("FREE_TEXT", f"{name!r} is prose, which is not used yet: it is ignored"),
@@ -164,8 +178,11 @@ def column_notices(column: Column, row_count: int) -> list[Notice]:
         return [Notice(reason=reason, message=message, column=name)]
     distinct = statistics.distinct_count
     present = row_count - statistics.missing_count
-    many = distinct > _MANY_VALUES or (distinct > _MANY_AT_LEAST and distinct > _MANY_SHARE * present)
+    many = distinct > _MANY_VALUES or (
+        distinct > _MANY_AT_LEAST and distinct > _MANY_SHARE * present
+    )
     if column.type is ColumnType.CATEGORICAL and column.role is ColumnRole.FEATURE and many:
-        message = f"{name!r} has {distinct} different values in {present} rows; rare ones are taken together"
+        message = f"{name!r} has {distinct} different values in {present} rows; rare ones are "
+        "taken together"
         return [Notice(reason="HIGH_CARDINALITY", message=message, column=name)]
     return []

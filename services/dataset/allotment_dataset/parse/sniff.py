@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from allotment_core.errors import InvalidArgument
-
 from allotment_dataset.domain.table import FileFormat
 
 _HEAD_BYTES = 4096
@@ -45,7 +44,8 @@ def find_format(path: Path, wanted: FileFormat) -> FileFormat:
         head = file.read(_HEAD_BYTES)
     if not head.strip(b"\xef\xbb\xbf\xff\xfe\r\n\t \x00"):
         raise InvalidArgument(
-            f"the file has no content ({path.stat().st_size} bytes); it needs a header line and rows",
+            f"the file has no content ({path.stat().st_size} bytes); it needs a header line and "
+            "rows",
             reason="EMPTY_FILE",
         )
     _refuse_foreign(head)
@@ -66,7 +66,8 @@ def _refuse_foreign(head: bytes) -> None:
     for magic, name in _ARCHIVES:
         if head.startswith(magic):
             raise InvalidArgument(
-                f"the file is {name}; archives are not unpacked: upload the file inside ({READABLE})",
+                f"the file is {name}; archives are not unpacked: upload the file inside "
+                f"({READABLE})",
                 reason="ARCHIVE",
             )
     for magic, name in _OTHERS:

@@ -1,7 +1,7 @@
 """Sources of rows: every format as a sequence of batches of raw columns that can be read twice.
 
-A raw column of a batch is a `pyarrow.StringArray` ("" = missing) or, where the format itself says that it holds
-numbers, a float64 numpy array (NaN = missing).
+A raw column of a batch is a `pyarrow.StringArray` ("" = missing) or, where the format itself says
+that it holds numbers, a float64 numpy array (NaN = missing).
 """
 
 import json
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from allotment_core.errors import InvalidArgument, clip
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_dataset.domain.table import FileFormat, Notice
 from allotment_dataset.parse.dialect import (
     LONGEST_CELL,
@@ -58,7 +58,9 @@ class Source(Protocol):
     facts: Facts
 
     def batches(self) -> Iterator[tuple[Batch, int, float]]:
-        """Batches with their number of rows and the share of the file that has been read after them."""
+        """Batches with their number of rows and the share of the file that has been read after
+        them.
+        """
         ...
 
 
@@ -121,7 +123,9 @@ class DelimitedSource:
 
 
 class JsonLinesSource:
-    """One JSON object a line. Columns are the keys in order of their first appearance; absent and null are missing.
+    """One JSON object a line.
+
+    Columns are the keys in order of their first appearance; absent and null are missing.
 
     Cells are taken as text and inferred like those of a CSV; booleans are "true" and "false".
     """
@@ -176,7 +180,8 @@ class JsonLinesSource:
                 offset += len(line)
                 if len(line) > LONGEST_CELL:
                     raise InvalidArgument(
-                        f"line {number} has more than {LONGEST_CELL} bytes; write one object a line",
+                        f"line {number} has more than {LONGEST_CELL} bytes; write one object a "
+                        "line",
                         reason="ROW_TOO_LONG",
                     )
                 if stripped := line.strip():
@@ -192,7 +197,8 @@ def _json_row(line: bytes, number: int) -> dict[str, str]:
         ) from e
     if not isinstance(row, dict):
         raise InvalidArgument(
-            f"line {number} is not a JSON object but {clip(line.decode())}; write one object a line",
+            f"line {number} is not a JSON object but {clip(line.decode())}; write one object a "
+            "line",
             reason="BAD_JSON",
         )
     return {key: _json_cell(key, cell, number) for key, cell in row.items()}
@@ -211,6 +217,7 @@ def _json_cell(key: str, cell: Any, number: int) -> str:
         return "true" if cell else "false"
     kind = "an object" if isinstance(cell, dict) else "an array"
     raise InvalidArgument(
-        f"{clip(key)!r} in line {number} is {kind}; cells have to be plain values: flatten it, or drop it",
+        f"{clip(key)!r} in line {number} is {kind}; cells have to be plain values: flatten it, "
+        "or drop it",
         reason="NESTED_COLUMN",
     )

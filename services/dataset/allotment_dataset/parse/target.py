@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from allotment_core.errors import FieldViolation, InvalidArgument, clip
 
+from allotment_core.errors import FieldViolation, InvalidArgument, clip
 from allotment_dataset.domain.table import (
     Column,
     ColumnRole,
@@ -25,7 +25,9 @@ from allotment_dataset.parse.roles import require_column
 
 MOST_CLASSES = 1_000
 FEW_SHARE = 0.05
-"""Integers are classes when there are at most 20 of them and fewer than this share of the rows, or two in all."""
+"""Integers are classes when there are at most 20 of them and fewer than this share of the rows,
+or two in all.
+"""
 
 _SAMPLE_ROWS = 50_000
 _SAMPLE_CELLS = 20_000_000
@@ -39,9 +41,10 @@ def inspect(
 ) -> Inspection:
     """What the version makes of this target. The rule of inference:
 
-    strings are classes; numbers are classes when there are exactly two, or when all are integers, at most 20 of
-    them, and fewer than 5 % of the labelled rows; anything else is regression.
-    Raises: InvalidArgument TARGET_NOT_FOUND, TARGET_HAS_ROLE, TARGET_EMPTY, ONE_CLASS, TOO_MANY_CLASSES, NOT_BINARY,
+    strings are classes; numbers are classes when there are exactly two, or when all are integers,
+    at most 20 of them, and fewer than 5 % of the labelled rows; anything else is regression.
+    Raises: InvalidArgument TARGET_NOT_FOUND, TARGET_HAS_ROLE, TARGET_EMPTY, ONE_CLASS,
+        TOO_MANY_CLASSES, NOT_BINARY,
         NOT_MULTICLASS, TARGET_NOT_NUMERIC, TARGET_INFINITE.
     """
     require_column(target, [c.name for c in columns], reason="TARGET_NOT_FOUND", what="target")
@@ -57,9 +60,7 @@ def inspect(
     labelled_count = int(labelled.sum())
     if not labelled_count:
         raise _refusal(f"target {clip(target)!r} has no value in any row", "TARGET_EMPTY")
-    distinct, codes, counts = np.unique(
-        values[labelled], return_inverse=True, return_counts=True
-    )
+    distinct, codes, counts = np.unique(values[labelled], return_inverse=True, return_counts=True)
     chosen = _choose_task(target, distinct, labelled_count, numeric=numeric, wanted=task)
     notices = _missing_notice(target, labelled_count, len(values))
     classes: tuple[ValueCount, ...] = ()
@@ -84,7 +85,9 @@ def inspect(
 
 
 def class_labels(column: Column, distinct: Array) -> list[str]:
-    """Labels as spelt in the file of ascending distinct values (numbers by value, strings by code point)."""
+    """Labels as spelt in the file of ascending distinct values (numbers by value, strings by
+    code point).
+    """
     if column.type is not ColumnType.NUMERIC:
         return [str(v) for v in distinct]
     spelt = {s.value: s.text for s in column.spellings}
@@ -97,7 +100,8 @@ def _choose_task(
     count, name = len(distinct), clip(target)
     if count == 1:
         raise _refusal(
-            f"target {name!r} has the one value {clip(distinct[0])!r} in all {row_count} labelled rows; "
+            f"target {name!r} has the one value {clip(distinct[0])!r} in all {row_count} "
+            "labelled rows; "
             "there is nothing to learn: it needs two or more",
             "ONE_CLASS",
         )
@@ -106,7 +110,8 @@ def _choose_task(
     ):
         if not numeric:
             raise _refusal(
-                f"target {name!r} holds strings such as {clip(distinct[0])!r}; regression needs numbers",
+                f"target {name!r} holds strings such as {clip(distinct[0])!r}; regression needs "
+                "numbers",
                 "TARGET_NOT_NUMERIC",
             )
         if np.isinf(distinct).any():
@@ -153,7 +158,8 @@ def _imbalance_notice(target: str, classes: tuple[ValueCount, ...]) -> list[Noti
         return []
     total = sum(c.count for c in classes)
     message = (
-        f"class {clip(rare.value)!r} is rare: {rare.count} of {total} rows ({100 * rare.count / total:.2g} %), "
+        f"class {clip(rare.value)!r} is rare: {rare.count} of {total} rows "
+        f"({100 * rare.count / total:.2g} %), "
         f"{clip(common.value)!r} has {common.count}"
     )
     return [Notice(reason="CLASS_IMBALANCE", message=message, column=target)]
@@ -167,7 +173,9 @@ def _giveaways(
     goal: Array,
     task: TaskType,
 ) -> list[Notice]:
-    """Single feature columns that all but determine the target, found on at most 50,000 evenly spaced rows."""
+    """Single feature columns that all but determine the target, found on at most 50,000 evenly
+    spaced rows.
+    """
     features = [c for c in columns if c.role is ColumnRole.FEATURE and c.name != target]
     limit = min(_SAMPLE_ROWS, _SAMPLE_CELLS // max(1, len(features)))
     picks = np.unique(np.linspace(0, len(rows) - 1, num=min(limit, len(rows))).astype(np.int64))

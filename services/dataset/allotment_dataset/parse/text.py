@@ -1,8 +1,9 @@
 """Text files as UTF-8 without a byte order mark, whatever they were written in.
 
-The rule: a byte order mark decides. Without one the file is UTF-8 if all of it is. Otherwise, if no line of it is
-non-ASCII UTF-8, it is Windows-1252 (Latin-1 where it has bytes that Windows-1252 leaves undefined), with a warning.
-A file with lines of both kinds has mixed encodings, which nobody can read rightly: it is refused.
+The rule: a byte order mark decides. Without one the file is UTF-8 if all of it is. Otherwise, if
+no line of it is non-ASCII UTF-8, it is Windows-1252 (Latin-1 where it has bytes that Windows-1252
+leaves undefined), with a warning. A file with lines of both kinds has mixed encodings, which
+nobody can read rightly: it is refused.
 """
 
 import codecs
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allotment_core.errors import InvalidArgument
-
 from allotment_dataset.domain.table import Notice
 
 _BLOCK_BYTES = 1 << 20
@@ -111,7 +111,8 @@ def _single_byte(path: Path) -> tuple[str, Notice]:
             )
     encoding = "latin-1" if undefined else "cp1252"
     message = (
-        f"the file is not UTF-8 (byte 0x{example.hex()} in line {first_other}); it was read as {encoding}: "
+        f"the file is not UTF-8 (byte 0x{example.hex()} in line {first_other}); it was read as "
+        f"{encoding}: "
         "if letters look wrong, write it as UTF-8"
     )
     return encoding, Notice(reason="ENCODING", message=message)
@@ -148,14 +149,13 @@ def _transcoded(
     )
 
 
-def _decode(
-    decoder: codecs.IncrementalDecoder, piece: bytes, final: bool, encoding: str
-) -> bytes:
+def _decode(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool, encoding: str) -> bytes:
     try:
         text = decoder.decode(piece, final)
         return text.encode("utf-8")
     except UnicodeError as e:
         raise InvalidArgument(
-            f"the file says that it is {encoding} but has bytes that are not; write it again as UTF-8",
+            f"the file says that it is {encoding} but has bytes that are not; write it again as "
+            "UTF-8",
             reason="BAD_ENCODING",
         ) from e

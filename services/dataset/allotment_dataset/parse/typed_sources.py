@@ -1,8 +1,9 @@
 """Sources whose format has types of its own: Parquet and Arrow IPC.
 
-Integers, floats, decimals and durations (in seconds) are numbers; integers beyond 2^53 make their column strings,
-since float64 can't hold them. Booleans are "true" and "false". Dates and times of day are spelt by ISO 8601 without
-fractions of a second, instants with a zone in UTC. Strings are inferred like the cells of a CSV.
+Integers, floats, decimals and durations (in seconds) are numbers; integers beyond 2^53 make their
+column strings, since float64 can't hold them. Booleans are "true" and "false". Dates and times of
+day are spelt by ISO 8601 without fractions of a second, instants with a zone in UTC. Strings are
+inferred like the cells of a CSV.
 """
 
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
-from allotment_core.errors import InvalidArgument, clip
 
+from allotment_core.errors import InvalidArgument, clip
 from allotment_dataset.domain.table import FileFormat, Notice
 from allotment_dataset.parse.cells import EXACT_INTEGER
 from allotment_dataset.parse.dialect import column_names
@@ -87,7 +88,10 @@ class ColumnarSource:
             return reader.schema, None
 
     def _record_batches(self) -> Iterator[tuple[Any, float]]:
-        """Batches with rows. Raises: InvalidArgument for damaged files and for ones without any row."""
+        """Batches with rows.
+
+        Raises: InvalidArgument for damaged files and for ones without any row.
+        """
         found = False
         try:
             for batch, share in self._unchecked_batches():
@@ -95,7 +99,8 @@ class ColumnarSource:
                     found = True
                     if batch.nbytes > _LARGEST_BATCH_BYTES:
                         raise InvalidArgument(
-                            f"a batch has {batch.nbytes} bytes; the limit is {_LARGEST_BATCH_BYTES}: "
+                            f"a batch has {batch.nbytes} bytes; the limit is "
+                            f"{_LARGEST_BATCH_BYTES}: "
                             "write smaller batches or row groups",
                             reason="BATCH_TOO_LARGE",
                         )
@@ -198,7 +203,8 @@ def _refuse_nested(field: Any) -> None:
     )
     if not plain:
         raise InvalidArgument(
-            f"column {clip(field.name)!r} holds {clip(field.type)}; cells have to be numbers, strings, "
+            f"column {clip(field.name)!r} holds {clip(field.type)}; cells have to be numbers, "
+            "strings, "
             "booleans, dates or times: flatten it, or drop it",
             reason="NESTED_COLUMN",
         )
@@ -225,6 +231,7 @@ def _as_text(array: Any) -> Any:
 def _large_notice(name: str) -> Notice:
     return Notice(
         reason="LARGE_INTEGERS",
-        message=f"{name!r} has integers beyond 2^53, which float64 can't hold; they are kept as strings",
+        message=f"{name!r} has integers beyond 2^53, which float64 can't hold; they are kept as "
+        "strings",
         column=name,
     )

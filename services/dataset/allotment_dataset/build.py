@@ -1,0 +1,134 @@
+"""Where adapters meet the domain."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from allotment_api.dataset.v1.blob_pb2_grpc import add_BlobServiceServicer_to_server
+from allotment_api.dataset.v1.dataset_pb2_grpc import add_DatasetServiceServicer_to_server
+from allotment_core.blobs import FolderBlobStore
+from allotment_core.clock import Clock
+from allotment_core.db import Database
+from allotment_core.errors import AllotmentError
+from allotment_core.rpc import Service
+from allotment_dataset.adapters.parse_children import ChildLimits, ParseChildren
+from allotment_dataset.adapters.spool import FolderSpool
+from allotment_dataset.adapters.sql_store import SqlStore
+from allotment_dataset.adapters.upload_files import FolderUploadFiles
+from allotment_dataset.blob_servicer import BlobServicer
+from allotment_dataset.config import DatasetConfig
+from allotment_dataset.domain.blobs import Blobs
+from allotment_dataset.domain.catalogue import Catalogue
+from allotment_dataset.domain.changes import Changes
+from allotment_dataset.domain.import_runner import ImportRunner
+from allotment_dataset.domain.importing import Imports
+from allotment_dataset.domain.uploading import Uploads
+from allotment_dataset.servicer import DatasetServicer
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = "allotment_dataset.adapters.migrations"
+
+
+async def build(config: DatasetConfig, clock: Clock) -> Service:
+    """The service with its database open."""
+    stored = FolderBlobStore(config.blob_dir)
+    spool = FolderSpool(config.work_dir / "spool", stored)
+    await spool.empty()
+    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+    store = SqlStore(database)
+    changes = Changes()
+    files = FolderUploadFiles(config.work_dir / "uploads")
+    uploads = Uploads(store, files, clock, limit_bytes=config.max_upload_bytes)
+    blobs = Blobs(
+        store,
+        stored,
+        spool,
+        clock,
+        grace=timedelta(seconds=config.collect_grace_s),
+        limit_bytes=config.max_blob_bytes,
+    )
+    children = ParseChildren(
+        spool,
+        ChildLimits(
+            memory_bytes=config.parse_memory_bytes,
+            cpu_s=config.parse_cpu_s,
+            file_bytes=config.parse_file_bytes,
+            wall_s=config.parse_wall_s,
+        ),
+        warm=config.warm_children,
+        concurrency=config.import_concurrency + 1,
+    )
+    catalogue = Catalogue(store, spool, children, clock)
+    runner = ImportRunner(
+        store,
+        files,
+        blobs,
+        spool,
+        children,
+        changes,
+        clock,
+        concurrency=config.import_concurrency,
+    )
+    background = _Background(
+        uploads, blobs, children, catalogue, runner, every_s=config.collect_every_s
+    )
+    datasets = DatasetServicer(uploads, Imports(store, changes, clock), catalogue)
+    return Service(
+        name="dataset",
+        servicers=[
+            (add_DatasetServiceServicer_to_server, datasets),
+            (add_BlobServiceServicer_to_server, BlobServicer(blobs)),
+        ],
+        database=database,
+        start=background.start,
+        stop=background.stop,
+    )
+
+
+class _Background:
+    """What runs beside the calls: imports, waiting children, sweeping."""
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        blobs: Blobs,
+        children: ParseChildren,
+        catalogue: Catalogue,
+        runner: ImportRunner,
+        *,
+        every_s: float,
+    ) -> None:
+        self._uploads = uploads
+        self._blobs = blobs
+        self._children = children
+        self._catalogue = catalogue
+        self._runner = runner
+        self._every_s = every_s
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._uploads.drop_orphans()
+        await self._runner.start()
+        self._children.start()
+        self._sweeper = asyncio.create_task(self._sweep(), name="dataset sweeper")
+
+    async def stop(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self._runner.stop()
+        await self._catalogue.stop()
+        await self._children.stop()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self._uploads.sweep()
+                while await self._blobs.collect():
+                    pass
+            except AllotmentError as e:
+                log.warning("sweeping failed", extra={"reason": e.reason})
+            except Exception:
+                log.exception("sweeping broke")
