@@ -236,9 +236,10 @@ class LeaseServicer:
     async def _parent(self, text: str) -> TenantName:
         """Raises: NotFound for a tenant that is not there."""
         parent = TenantName.parse_or_wildcard(text)
-        if parent != TenantName.WILDCARD:
-            if await self._desk.read(lambda books: books.tenant(parent)) is None:
-                raise not_found(parent)
+        if parent == TenantName.WILDCARD:
+            return parent
+        if await self._desk.read(lambda books: books.tenant(parent)) is None:
+            raise not_found(parent)
         return parent
 
 
