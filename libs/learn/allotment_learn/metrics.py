@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment_core.errors import InvalidArgument, clip
-from allotment_learn.task import Floats, Integers, TaskKind
+from allotment_learn.kinds import Floats, Integers
+from allotment_learn.kinds import TaskKind as TaskKind
 
 CLASSIFICATION_METRICS = ("log_loss", "auc", "ap", "accuracy", "f1")
 REGRESSION_METRICS = ("rmse", "mae", "r2")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment_core.errors import InvalidArgument
-from allotment_learn.task import Integers, SplitMethod, SplitSpec
+from allotment_learn.kinds import Integers, SplitMethod, SplitSpec
 
 Cells = npt.NDArray[np.object_] | npt.NDArray[np.float64]
 Fold = tuple[Integers, Integers]

@@ -2,41 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from allotment_learn.kinds import Floats as Floats
+from allotment_learn.kinds import Integers as Integers
+from allotment_learn.kinds import SplitMethod as SplitMethod
+from allotment_learn.kinds import SplitSpec as SplitSpec
+from allotment_learn.kinds import TaskKind as TaskKind
 from allotment_learn.table import Table
 from allotment_search.pipeline import PipelineSpec
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
-
-class TaskKind(StrEnum):
-    """What is learnt."""
-
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    REGRESSION = "regression"
-
-
-class SplitMethod(StrEnum):
-    """How rows are divided: every row validated once, or one part held out."""
-
-    FOLDS = "folds"
-    HOLD_OUT = "hold_out"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitSpec:
-    """FOLDS: `part_count` folds. HOLD_OUT: one part of `part_count` is held out."""
-
-    method: SplitMethod
-    part_count: int
-    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,10 @@ else:
     _PROBLEM = ""
 
 
+ZERO_WITHIN = float(np.float32(1e-35))
+"""LightGBM's kZeroThreshold: its reader of dense rows drops smaller values, so they are zeros."""
+
+
 def unavailable_because() -> str:
     """Empty when the family can be trained here."""
     return _PROBLEM
@@ -57,6 +61,7 @@ def fit(training: Training) -> Fitted:
         1.0,
         False,
         link,
+        zero_within=ZERO_WITHIN,
     )
 
     def predict(matrix: Floats) -> Floats:

@@ -102,6 +102,11 @@ def _trees(build: GraphBuilder, form: TreesForm, matrix: str, shared: SharedInpu
         return _constant(build, base / form.divisor, shared)
     if form.single_precision:
         matrix = build.double(build.node("Cast", matrix, to=TensorProto.FLOAT))
+    if form.zero_within:
+        small = build.node(
+            "LessOrEqual", build.node("Abs", matrix), build.constant(form.zero_within)
+        )
+        matrix = build.node("Where", small, build.constant(0.0), matrix)
     summed = _ensemble(build, trees, ~alone, matrix, len(base))
     if base.any():
         summed = build.node("Add", summed, build.constant(base))
