@@ -30,7 +30,9 @@ OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_concurrent_streams", 1024),
+    # Above 1,000 waiting calls gRPC drops some at random; too many are refused by Limits.calls.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
     # Peers that vanished without a word are noticed; clients may ask as often as we do.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
