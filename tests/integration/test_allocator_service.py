@@ -139,9 +139,9 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[Site]:
             signer,
             verifier,
             port,
-            wire.LeaseServiceStub(calls),  # type: ignore[arg-type]
-            wire.TenantServiceStub(calls),  # type: ignore[arg-type]
-            wire.PoolServiceStub(calls),  # type: ignore[arg-type]
+            wire.LeaseServiceStub(calls),
+            wire.TenantServiceStub(calls),
+            wire.PoolServiceStub(calls),
         )
     finally:
         await calls.close()

@@ -15,6 +15,7 @@ from allotment_allocator.domain.snapshot import (
     Snapshot,
 )
 from allotment_allocator.domain.tenant import Terms
+from allotment_core.names import ExperimentName, TenantName
 from allotment_testkit.pool_market import START, experiment, lease_name, pool, tenant
 
 A, B = tenant("a"), tenant("b")
@@ -209,9 +210,10 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     for number, (who, size, held_s, revoking) in enumerate(draw(HELD)):
         if sum(h.slot_count for h in held) + size <= slots:
             held.append(holding(100 + number, who, size, held_s, revoking))
-    attained: dict[object, float] = dict(draw(ATTAINED))
-    for who in tuple(attained):
-        attained[who.tenant] = attained.get(who.tenant, 0.0) + attained[who]  # type: ignore[attr-defined]
+    attained: dict[TenantName | ExperimentName, float] = {}
+    for holder, slot_seconds in draw(ATTAINED).items():
+        attained[holder] = slot_seconds
+        attained[holder.tenant] = attained.get(holder.tenant, 0.0) + slot_seconds
     return snapshot(
         slots,
         [claim(n, *fields) for n, fields in enumerate(draw(QUEUED))],

@@ -65,6 +65,8 @@ class HostLauncher:
         self.on_change = on_change
         self._journal = ProcessJournal(work_dir / "processes.jsonl")
         self._known: dict[str, _Known] = {}
+        # Replaced as a whole: transactions read it in the database's threads.
+        self._seen: tuple[Trainer, ...] = ()
         self._exits: list[TrainerExit] = []
         self._host: Process | None = None
         self._ready = False
@@ -84,7 +86,7 @@ class HostLauncher:
         return self._obstacle
 
     def trainers(self) -> Sequence[Trainer]:
-        return tuple(known.trainer for known in self._known.values())
+        return self._seen
 
     def take_exits(self) -> Sequence[TrainerExit]:
         exits, self._exits = self._exits, []
@@ -107,6 +109,7 @@ class HostLauncher:
             since_s=self._clock.monotonic(),
         )
         self._known[order.trainer_id] = _Known(trainer)
+        self._note()
         self._folder(order.trainer_id).mkdir(parents=True, exist_ok=True)
         order.cache_dir.mkdir(parents=True, exist_ok=True)
         self._say("start", self._message(order))
@@ -159,6 +162,10 @@ class HostLauncher:
 
     def _move(self, known: _Known, state: TrainerState) -> None:
         known.trainer = replace(known.trainer, state=state, since_s=self._clock.monotonic())
+        self._note()
+
+    def _note(self) -> None:
+        self._seen = tuple(known.trainer for known in self._known.values())
 
     def _say(self, what: str, message: Mapping[str, Any]) -> None:
         stdin = self._host.stdin if self._host else None
@@ -313,6 +320,7 @@ class HostLauncher:
     def _forget(self, known: _Known, cause: str, log_tail: str) -> None:
         trainer_id = known.trainer.trainer_id
         del self._known[trainer_id]
+        self._note()
         self._exits.append(TrainerExit(trainer=known.trainer, cause=cause, log_tail=log_tail))
         asyncio.get_running_loop().run_in_executor(
             None, lambda: shutil.rmtree(self._folder(trainer_id), ignore_errors=True)

@@ -12,6 +12,7 @@ import psutil
 
 _SAME_START_S = 1.0
 _POLL_S = 0.02
+_COMPACT_AFTER = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,15 @@ class ProcessJournal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._added = 0
 
     def add(self, process: ProcessId) -> None:
+        self._added += 1
+        if self._added % _COMPACT_AFTER == 0:
+            left = [p for p in self.processes() if p.alive]
+            aside = self._path.with_suffix(".new")
+            aside.write_text("".join(json.dumps(asdict(p)) + "\n" for p in left), encoding="utf-8")
+            aside.replace(self._path)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(process)) + "\n")
 
