@@ -6,6 +6,7 @@ transaction. Alembic itself is imported only when there is something to do.
 """
 
 import importlib.util
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _VERSION_TABLE = "alembic_version"
+_ALEMBIC = threading.Lock()
+"""`alembic.op` stands for one migration of the whole process: several databases take turns."""
 
 
 def versions_folder(migrations: str | Path) -> Path:
@@ -81,7 +84,7 @@ def _upgrade(
         )
     pending = [number for number in sorted(files) if current is None or number > current]
     context = MigrationContext.configure(connection)
-    with Operations.context(context):
+    with _ALEMBIC, Operations.context(context):
         for number in pending:
             _load(number, files[number]).upgrade()
     if current is None:
