@@ -10,7 +10,7 @@ from allotment_core.errors import InvalidArgument, clip
 from allotment_dataset.domain.table import Notice
 from allotment_dataset.parse.text import TextFile
 
-LONGEST_CELL = 4 << 20
+LONGEST_CELL = 8 << 20
 """Bytes of a cell, or of a row, at most."""
 
 LONGEST_NAME = 256

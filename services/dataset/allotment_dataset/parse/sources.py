@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from allotment_core.errors import InvalidArgument, clip
@@ -32,9 +33,10 @@ RawColumn = Any
 
 Batch = Mapping[str, RawColumn]
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = LONGEST_CELL
 _KEPT_BYTES = 64 << 20
 _JSON_ROWS = 20_000
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +95,38 @@ class DelimitedSource:
 
     def _read(self) -> Iterator[tuple[Batch, int, float]]:
         names = self._header.names
+        last: Any = None
         try:
             with pa.OSFile(str(self._file.path)) as raw:
                 raw.seek(self._file.skip_bytes)
                 with self._open(raw) as reader:
                     for batch in reader:
                         if batch.num_rows:
+                            last = batch
+                            _check_cells(batch)
                             columns = {n: batch.column(i) for i, n in enumerate(names)}
                             yield columns, batch.num_rows, min(1.0, raw.tell() / self._size)
         except pa.ArrowInvalid as e:
             raise explain_bad_rows(self._file, self._header) from e
+        self._check_end(last)
+
+    def _check_end(self, last: Any) -> None:
+        """Raises: InvalidArgument when a quote that is never closed swallowed the rest of the
+        file.
+        """
+        cell = last.column(last.num_columns - 1)[-1].as_py() if last is not None else ""
+        if "\n" not in cell and "\r" not in cell:
+            return
+        with self._file.path.open("rb") as file:
+            file.seek(max(0, self._size - _TAIL_BYTES))
+            tail = file.read().rstrip()
+        if not tail.endswith(b'"'):
+            raise InvalidArgument(
+                f"a quote is never closed: the cell that begins with {clip(cell, 40)!r} in the "
+                "last "
+                f"row goes on for {len(cell)} characters to the end of the file; close it",
+                reason="UNCLOSED_QUOTE",
+            )
 
     def _open(self, raw: Any) -> Any:
         names = list(self._header.names)
@@ -120,6 +144,20 @@ class DelimitedSource:
                 check_utf8=False,
             ),
         )
+
+
+def _check_cells(batch: Any) -> None:
+    """Raises: InvalidArgument for a cell beyond the limit, which the reader let pass."""
+    if batch.nbytes <= LONGEST_CELL:
+        return
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        longest = pc.max(pc.binary_length(column)).as_py()
+        if longest > LONGEST_CELL:
+            raise InvalidArgument(
+                f"column {clip(name)!r} has a cell of {longest} bytes; the limit is {LONGEST_CELL}: "
+                "shorten it, unless a quote in it is never closed",
+                reason="CELL_TOO_LONG",
+            )
 
 
 class JsonLinesSource:

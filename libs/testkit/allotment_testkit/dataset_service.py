@@ -86,7 +86,7 @@ class DatasetClient:
 
     async def ended(self, name: str) -> dataset_pb2.Import:
         """The import once it has ended."""
-        last = None
+        last: dataset_pb2.Import | None = None
         request = dataset_pb2.WatchImportRequest(name=name)
         async for answer in self.datasets.WatchImport(request, timeout=50):
             last = answer.operation
@@ -116,7 +116,7 @@ class DatasetClient:
         request = blob_pb2.ReadBlobRequest(name=name, offset=offset)
         return b"".join([a.data async for a in self.blobs.ReadBlob(request, timeout=30)])
 
-    async def inspect(self, version: str, target: str, task: int = 0) -> Any:
+    async def inspect(self, version: str, target: str, task: Any = 0) -> Any:
         return await self.datasets.InspectTarget(
             dataset_pb2.InspectTargetRequest(name=version, target=target, task=task), timeout=30
         )
