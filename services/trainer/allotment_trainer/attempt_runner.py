@@ -1,0 +1,103 @@
+"""One attempt at a trial: data, process, files, report."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from allotment_core.errors import AllotmentError, ErrorKind, Unavailable
+from allotment_trainer.domain.attempts import Finished
+from allotment_trainer.domain.job import TrialJob
+from allotment_trainer.domain.ports import BlobStore, DataCache, TrialProcesses
+from allotment_trainer.domain.reports import Cause, Failure, Report, Result, Started
+
+log = logging.getLogger(__name__)
+
+
+class AttemptRunner:
+    """Runs attempts for one lease, one at a time, in folders that it removes."""
+
+    def __init__(
+        self, processes: TrialProcesses, cache: DataCache, blobs: BlobStore, work_dir: Path
+    ) -> None:
+        self._processes = processes
+        self._cache = cache
+        self._blobs = blobs
+        self._work_dir = work_dir
+        self.is_handing_in = False
+        """Whether the attempt's process is done and its files are being stored."""
+
+    async def run(self, job: TrialJob, report: Callable[[Report], None]) -> None:
+        """Reports the start, every fold, and the end. Cancelled: the process is gone when this
+        returns, and no end
+        is reported. Raises: Unavailable when no trial can be run here any more; that is reported
+        too."""
+        report(Started())
+        try:
+            end = await self._end(job, report)
+        except Unavailable as error:
+            report(Failure(cause=Cause.LOST, reason=error.reason, message=error.message))
+            raise
+        except AllotmentError as error:
+            end = _failed(error)
+        except OSError as error:
+            log.exception("trial's files", extra={"trial": job.trial})
+            message = f"the trainer could not keep the trial's files ({error.strerror})"
+            end = Failure(cause=Cause.CRASH, reason="FILES", message=message)
+        report(end)
+
+    async def _end(self, job: TrialJob, report: Callable[[Report], None]) -> Result | Failure:
+        with _folder(
+            self._work_dir / f"trial-{job.trial.rpartition('/')[2]}-{job.epoch}"
+        ) as folder:
+            async with self._cache.hold(job.parts, self._blobs) as (parts, table):
+                here = replace(job, part_paths=tuple(map(str, parts)), table_dir=str(table))
+                outcome, cpu_s, peak_bytes = await self._processes.run(here, folder, report)
+            if isinstance(outcome, Failure):
+                return outcome
+            self.is_handing_in = True
+            try:
+                return await self._store(job, folder, outcome, cpu_s, peak_bytes)
+            finally:
+                self.is_handing_in = False
+
+    async def _store(
+        self, job: TrialJob, folder: Path, finished: Finished, cpu_s: float, peak_bytes: int
+    ) -> Result:
+        graph, reference, predictions = await asyncio.gather(
+            *(
+                self._blobs.put(folder / name, job.trial)
+                for name in (finished.graph, finished.reference, finished.predictions)
+            )
+        )
+        return Result(
+            score=finished.score,
+            metrics=finished.metrics,
+            fit_s=finished.fit_s,
+            cpu_s=cpu_s,
+            peak_memory_bytes=peak_bytes,
+            graph_sha256=graph,
+            reference_sha256=reference,
+            predictions_sha256=predictions,
+            fold_count=finished.fold_count,
+            validation_row_count=finished.validation_row_count,
+        )
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    path.mkdir(parents=True, mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _failed(error: AllotmentError) -> Failure:
+    """Data that is gone or damaged stays so; anything else may go better elsewhere."""
+    final = error.kind in (ErrorKind.NOT_FOUND, ErrorKind.DATA_LOSS, ErrorKind.INVALID_ARGUMENT)
+    cause = Cause.REFUSED if final else Cause.CRASH
+    return Failure(cause=cause, reason=error.reason, message=error.message)

@@ -1,0 +1,58 @@
+"""A lease as its holder sees it: fenced by an epoch, dead when the server is silent for too
+long."""
+
+import enum
+from dataclasses import dataclass
+
+DEFAULT_TTL_S = 60.0
+PATIENCE = 2 / 3
+"""Share of the time to live without an answer after which the holder stops its work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a trainer needs to know to work for a lease."""
+
+    server: str
+    token: str
+    lease: str
+    epoch: int
+    threads: int
+    memory_bytes: int
+    ca: str | None = None
+
+
+class Ending(enum.Enum):
+    """How a session ended."""
+
+    RELEASED = "RELEASED"
+    PREEMPTED = "PREEMPTED"
+    EXPIRED = "EXPIRED"
+    """The server says that the lease is over or another's."""
+    SILENT = "SILENT"
+    """The server was silent for longer than the lease allows."""
+    STOPPED = "STOPPED"
+    """The trainer was asked to leave."""
+    BROKEN = "BROKEN"
+    """The trainer cannot run trials any more."""
+
+
+class LeaseClock:
+    """How long the holder may go on. All instants are by one monotonic clock, in seconds."""
+
+    def __init__(self, now: float, ttl_s: float = DEFAULT_TTL_S) -> None:
+        self._answered = now
+        self._ttl_s = ttl_s
+
+    def answered(self, now: float, ttl_s: float | None = None) -> None:
+        """The server sent something; `ttl_s` where it named the lease's time to live."""
+        self._answered = max(self._answered, now)
+        if ttl_s:
+            self._ttl_s = ttl_s
+
+    def remaining_s(self, now: float) -> float:
+        """Seconds until the holder has to stop; never negative."""
+        return max(0.0, self._answered + PATIENCE * self._ttl_s - now)
+
+    def is_over(self, now: float) -> bool:
+        return self.remaining_s(now) <= 0.0

@@ -1,0 +1,158 @@
+"""Makes a process ready to fork trials: environment, libraries, no threads.
+
+Imports take seconds, a fork milliseconds. What is imported here must not start threads: a forked
+copy would miss them.
+"""
+
+import ctypes
+import gc
+import importlib
+import importlib.metadata
+import logging
+import os
+import site
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from allotment_trainer.processes.trial_child import TrialFunction
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT: Mapping[str, str] = {
+    # Waiting threads sleep: with fewer cores than threads, spinning makes fits 100 times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+    # One thread until a trial says how many it has; pools of a parent don't survive a fork.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Arrow: no thread at its import, no reserved gigabytes that count against a trial's limit.
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    # onnxruntime writes files and looks up its vendor's host otherwise.
+    "ORT_DISABLE_TELEMETRY": "1",
+    "LOKY_MAX_CPU_COUNT": str(os.cpu_count() or 1),
+}
+
+MODULES: Sequence[str] = (
+    "allotment_trainer.fit",
+    "allotment_learn.families.offered",
+    "allotment_api.trainer.v1.session_pb2",
+    "allotment_api.dataset.v1.blob_pb2",
+)
+LIBRARIES = ("lightgbm", "numpy", "onnx", "pyarrow", "scikit-learn", "scipy")
+
+_OPENMP = "libgomp.so.1"
+_OPENMP_TRIED = "ALLOTMENT_TRAINER_OPENMP_TRIED"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family and, unless it is empty, why it can't be trained here."""
+
+    name: str
+    unavailable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What this machine's trainers can do."""
+
+    families: tuple[Family, ...]
+    library_versions: Mapping[str, str]
+
+
+def prepare_environment(arguments: Sequence[str]) -> None:
+    """Called before any heavy import. May start this program again, by `python` and these
+    arguments: the place where
+    the loader looks for libraries can only be set from outside.
+
+    LightGBM needs the system's OpenMP runtime, which a bare machine doesn't have, while
+    scikit-learn's wheel brings a
+    copy of the same library under a name of its own. Under the system's name, in a private folder,
+    it serves both
+    (and the loader takes it once: it is the same file).
+    """
+    os.environ.update(ENVIRONMENT)
+    if sys.platform != "linux" or _OPENMP_TRIED in os.environ or _has_openmp():
+        return
+    bundled = _bundled_openmp()
+    if bundled is None:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="allotment-openmp-"))
+    (folder / _OPENMP).symlink_to(bundled)
+    before = os.environ.get("LD_LIBRARY_PATH")
+    os.environ["LD_LIBRARY_PATH"] = f"{folder}:{before}" if before else str(folder)
+    os.environ[_OPENMP_TRIED] = str(folder)
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def forget_openmp_folder() -> None:
+    """Removes the private folder once the library is loaded."""
+    folder = os.environ.get(_OPENMP_TRIED)
+    if folder:
+        (Path(folder) / _OPENMP).unlink(missing_ok=True)
+        Path(folder).rmdir() if Path(folder).is_dir() else None
+
+
+def _has_openmp() -> bool:
+    try:
+        ctypes.CDLL(_OPENMP)
+    except OSError:
+        return False
+    return True
+
+
+def _bundled_openmp() -> Path | None:
+    folders = [*site.getsitepackages(), *sys.path]
+    for folder in folders:
+        found = sorted(Path(folder or ".").glob("scikit_learn.libs/libgomp-*.so*"))
+        if found:
+            return found[0].resolve()
+    return None
+
+
+def load(modules: Iterable[str] = MODULES) -> None:
+    """Imports everything that trials need."""
+    for module in modules:
+        importlib.import_module(module)
+    threads = thread_count()
+    if threads > 1:
+        log.warning("imports have started threads", extra={"threads": threads})
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+
+
+def offer() -> Offer:
+    """What can be trained here, after `load`."""
+    offered = importlib.import_module("allotment_learn.families.offered").offered_families()
+    return Offer(
+        tuple(
+            Family(f.family, "" if f.available else f.reason or "not installed") for f in offered
+        ),
+        {name: v for name in LIBRARIES if (v := _version(name))},
+    )
+
+
+def trial_function() -> TrialFunction:
+    """What runs a trial in this product, after `load`."""
+    run: TrialFunction = importlib.import_module("allotment_trainer.fit").run
+    return run
+
+
+def thread_count() -> int:
+    """Threads of this process; 1 where that can't be found out."""
+    tasks = Path("/proc/self/task")
+    return sum(1 for _ in tasks.iterdir()) if tasks.is_dir() else 1
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
