@@ -204,14 +204,15 @@ class LeaseKeeper:
                 self._release(view)
             else:
                 live.append(view)
-        missing = self._wants.get(holder, 0) - len(live) - self._creating.get(holder, 0)
+        surplus = len(live) - self._wants.get(holder, 0)
+        missing = -surplus - self._creating.get(holder, 0)
         if missing > 0 and self._clock.monotonic() >= self._retry_at.get(holder, 0.0):
             for _ in range(missing):
                 self._creating[holder] = self._creating.get(holder, 0) + 1
                 self._spawn(self._create(holder))
-        elif missing < 0:
+        elif surplus > 0:
             idle = [v for v in sorted(live, key=self._worth) if not self._is_busy(v)]
-            for view in idle[:-missing]:
+            for view in idle[:surplus]:
                 self._release(view)
 
     def _worth(self, view: LeaseView) -> int:
