@@ -18,7 +18,7 @@ from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, TenantName
 from allotment_testkit.pool_market import START, experiment, lease_name, pool, tenant
 
-A, B = tenant("a"), tenant("b")
+A, B, C = tenant("a"), tenant("b"), tenant("c")
 
 
 def claim(number: int, holder: str, slots: int = 1, waited_s: float = 0.0) -> Claim:
@@ -151,6 +151,14 @@ def test_slots_within_a_guarantee_are_not_taken() -> None:
     assert all(r.lease.tenant == B for r in decision.revocations)
 
 
+def test_a_guarantee_is_not_met_out_of_another_one() -> None:
+    terms = {A: Terms(guaranteed_slots=1), B: Terms(guaranteed_slots=1), C: Terms()}
+    held = [holding(1, "a/x"), holding(2, "c/x")]
+    queued = [claim(9, "b/x")]
+    decision = decide(snapshot(2, queued, held, terms=terms, attained={A: 1e6}))
+    assert [r.lease for r in decision.revocations] == [held[1].lease]
+
+
 def test_an_experiment_without_slots_gets_one_of_two() -> None:
     held = [holding(1, "a/x", held_s=20), holding(2, "a/x", held_s=10)]
     queued = [claim(9, "a/y")]
@@ -163,8 +171,9 @@ def test_an_experiment_without_slots_gets_one_of_two() -> None:
 
 
 def test_room_that_comes_anyway_is_not_asked_for_twice() -> None:
-    held = [holding(1, "a/x"), holding(2, "a/x", revoking=True)]
-    assert decide(snapshot(2, [claim(9, "a/y")], held)).revocations == ()
+    held = [holding(1, "a/x"), holding(2, "a/x"), holding(3, "a/x", revoking=True)]
+    assert decide(snapshot(3, [claim(9, "a/y")], held)).revocations == ()
+    assert len(decide(snapshot(3, [claim(9, "a/y"), claim(10, "b/x")], held)).revocations) == 1
 
 
 def test_one_slot_goes_round_in_turns() -> None:
@@ -174,6 +183,12 @@ def test_one_slot_goes_round_in_turns() -> None:
     assert decide(early).revocations == ()
     late = snapshot(1, queued, [holding(1, "a/x", held_s=31)], attained={A: 31.0}, policy=policy)
     assert [r.reason for r in decide(late).revocations] == [RevocationReason.TURN_OVER]
+
+
+def test_nobody_gives_up_a_turn_to_who_has_had_nearly_as_much() -> None:
+    held = [holding(1, "a/x", held_s=1000)]
+    seen = snapshot(1, [claim(9, "b/x")], held, attained={A: 110.0, B: 90.0})
+    assert decide(seen).revocations == ()
 
 
 def test_a_pool_that_shrank_takes_leases_back_at_once() -> None:
