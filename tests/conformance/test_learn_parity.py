@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from allotment_learn.errors import GraphTooLarge
 from allotment_learn.features import Features
@@ -76,7 +77,7 @@ def tasks(draw: st.DrawFn) -> TrialTask:
 def fitted(task: TrialTask) -> tuple[Features, list[FoldModel]]:
     dates = task.pipeline.components["date"].name == "parts" and task.pipeline.family != "constant"
     features = Features.of(task.table, with_dates=dates)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), threadpool_limits(limits=1):
         return features, [
             fit_fold(task, features, train, lambda: False) for train, _ in divide_rows(task)
         ]
@@ -85,7 +86,8 @@ def fitted(task: TrialTask) -> tuple[Features, list[FoldModel]]:
 def source_predictions(task: TrialTask, table: Table, models: list[FoldModel]) -> Array:
     dates = task.pipeline.components["date"].name == "parts" and task.pipeline.family != "constant"
     features = Features.of(table, with_dates=dates)
-    return np.mean([model.predict(features) for model in models], axis=0)
+    with threadpool_limits(limits=1):
+        return np.asarray(np.mean([model.predict(features) for model in models], axis=0))
 
 
 def assert_same(task: TrialTask, table: Table, graph: bytes, models: list[FoldModel]) -> None:
@@ -98,7 +100,7 @@ def assert_same(task: TrialTask, table: Table, graph: bytes, models: list[FoldMo
 
 
 @settings(
-    max_examples=80,
+    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

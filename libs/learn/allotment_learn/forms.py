@@ -39,8 +39,8 @@ class LinearForm:
 class TreesForm:
     """(base + sum of the leaves' values) / divisor; base [outputs].
 
-    `single_precision`: the matrix is rounded to float32 before it is compared. `zero_within`: values
-    that are not further from 0 count as 0; 0 where that does not happen.
+    `single_precision`: the matrix is rounded to float32 before it is compared. `zero_within`:
+    values that are not further from 0 count as 0; 0 where that does not happen.
     """
 
     trees: Trees

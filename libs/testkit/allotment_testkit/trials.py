@@ -67,7 +67,8 @@ def quirky_target(
     table: Table, task: TaskKind, rng: np.random.Generator
 ) -> npt.NDArray[np.int64] | npt.NDArray[np.float64]:
     """Depends on the features; the last of several classes has a single row."""
-    signal: npt.NDArray[np.float64] = np.nan_to_num(table.arrays["plain"]) + (table.arrays["rare"] == "None")
+    signal: npt.NDArray[np.float64] = np.nan_to_num(table.arrays["plain"])
+    signal = signal + (table.arrays["rare"] == "None")
     signal = signal + table.arrays["prediction"] * 5 + rng.normal(size=table.row_count) * 0.2
     if task is TaskKind.REGRESSION:
         return np.asarray(np.abs(signal) * 1e6, dtype=np.float64)
