@@ -69,6 +69,7 @@ class PretendTrainer:
         self.assignments: list[session_pb2.Assignment] = []
         self.stops: list[session_pb2.StopTrial] = []
         self.sessions = 0
+        self.answered_heartbeats = 0
 
     async def run(self) -> None:
         try:
@@ -140,6 +141,8 @@ class PretendTrainer:
                 key = (response.assignment.trial, response.assignment.trial_epoch)
                 if key not in self._running:
                     self._running[key] = asyncio.create_task(self._train(response.assignment))
+            case "acknowledgement" if not response.acknowledgement.HasField("key"):
+                self.answered_heartbeats += 1
             case "acknowledgement":
                 key_bytes = response.acknowledgement.key.SerializeToString(deterministic=True)
                 self._unacknowledged = [

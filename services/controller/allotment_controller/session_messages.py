@@ -11,6 +11,7 @@ from allotment_controller import convert
 from allotment_controller.domain.decisions import trial_seed
 from allotment_controller.domain.messages import (
     Acknowledge,
+    Alive,
     Assign,
     Failure,
     Heartbeat,
@@ -150,6 +151,8 @@ def order(
             response.acknowledgement.key.trial_epoch = value.key.epoch
             response.acknowledgement.key.sequence = value.key.sequence
             return response
+        case Alive():
+            return session_pb2.OpenSessionResponse(acknowledgement=session_pb2.Acknowledgement())
         case Stop():
             stop = session_pb2.StopTrial(
                 trial=str(value.trial), trial_epoch=value.epoch, reason=value.reason

@@ -168,6 +168,9 @@ class Conductor:
                 str(seat.lease), seat.lease_epoch, key.epoch, key.sequence
             )
             if trial is not None and heard:
+                if isinstance(report, Failure) and report.cause is AttemptCause.PREEMPTED:
+                    # It stops by itself: it is on its way out.
+                    seat.leaving = True
                 edit.put_trial(self._after(trial, report, seat, edit.now))
 
         await self._change(alter, first=(seat, Acknowledge(key)))

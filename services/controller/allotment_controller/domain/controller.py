@@ -10,7 +10,7 @@ from allotment_controller.domain.conductor import Conductor, Surroundings
 from allotment_controller.domain.creation import Wish, check_columns, check_wish, make_plan
 from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.ledger import Ledger
-from allotment_controller.domain.messages import Heartbeat, Hello, LeaseView, Report
+from allotment_controller.domain.messages import Alive, Heartbeat, Hello, LeaseView, Report
 from allotment_controller.domain.ports import Creations, Store
 from allotment_controller.domain.seat import Line, Seat
 from allotment_core.errors import (
@@ -199,6 +199,7 @@ class Controller:
         conductor = self._conductors.get(seat.holder)
         if conductor is not None:
             await conductor.heard(seat, heartbeat)
+        seat.send(Alive())
 
     def left(self, seat: Seat, line: Line) -> None:
         """A stream has ended; its trainer may come back."""

@@ -180,6 +180,8 @@ class LeaseKeeper:
         if seat is None:
             since = self._held_since.get((str(view.name), view.epoch), now)
             return now - since < self._times.start_grace_s
+        if seat.leaving:
+            return False
         return seat.away_since is None or now - seat.away_since < self._times.away_grace_s
 
     async def _reconcile_all(self) -> None:

@@ -108,7 +108,12 @@ class Revoke:
     grace_s: float
 
 
-Order = Assign | Acknowledge | Stop | Revoke
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The answer to a heartbeat."""
+
+
+Order = Assign | Acknowledge | Stop | Revoke | Alive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
