@@ -154,7 +154,8 @@ def _check_cells(batch: Any) -> None:
         longest = pc.max(pc.binary_length(column)).as_py()
         if longest > LONGEST_CELL:
             raise InvalidArgument(
-                f"column {clip(name)!r} has a cell of {longest} bytes; the limit is {LONGEST_CELL}: "
+                f"column {clip(name)!r} has a cell of {longest} bytes; the limit is "
+                f"{LONGEST_CELL}: "
                 "shorten it, unless a quote in it is never closed",
                 reason="CELL_TOO_LONG",
             )
