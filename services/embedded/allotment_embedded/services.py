@@ -3,7 +3,6 @@ address.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 
 import grpc.aio
@@ -31,10 +30,22 @@ async def build_services(
 ) -> list[Service]:
     """In the order in which they start; they stop in the opposite one.
 
+    The allocator is first: loading the trainers' libraries takes longest.
+
     Raises: AllotmentError when a database is of a newer version or can't be used; then none is
     left open.
     """
     builds = [
+        build_allocator(
+            AllocatorConfig(
+                database_url=state.database_url("allocator"),
+                work_dir=state.work("allocator"),
+                cache_dir=state.work("cache"),
+                server_address=address,
+            ),
+            clock,
+            signer,
+        ),
         build_dataset(
             DatasetConfig(
                 database_url=state.database_url("dataset"),
@@ -49,16 +60,6 @@ async def build_services(
             ),
             clock,
             open_channel(),
-        ),
-        build_allocator(
-            AllocatorConfig(
-                database_url=state.database_url("allocator"),
-                work_dir=state.work("allocator"),
-                server_address=address,
-                slots=max(1, os.cpu_count() or 1),
-            ),
-            clock,
-            signer,
         ),
         build_controller(
             ControllerConfig(database_url=state.database_url("controller")),

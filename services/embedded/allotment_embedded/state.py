@@ -1,11 +1,11 @@
 """The folder that holds everything a local system knows.
 
-dataset.db, controller.db, allocator.db, exporter.db    one database per service
-blobs/                                                  content-addressed bytes
-work/                                                   uploads, children's files; may be
-emptied while stopped key.pem, token                                          0600; both
-survive restarts version, lock, address                                  form of the folder;
-who uses it; where it is served
+dataset.db, controller.db,      one database per service
+allocator.db, exporter.db
+blobs/                          content-addressed bytes
+work/                           a folder per service: uploads, caches, files in the making
+key.pem, token                  0600; both survive restarts
+version, lock, address          form of the folder; who uses it; where it is served
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class StateFolder:
         return self.path / "blobs"
 
     def work(self, service: str) -> Path:
-        """A service's own folder for files that need not survive."""
+        """A folder for one service alone."""
         folder = self.path / "work" / service
         folder.mkdir(parents=True, exist_ok=True)
         return folder
