@@ -33,7 +33,7 @@ LINE_LIMIT_BYTES = 1 << 20
 UNREAD_LIMIT_BYTES = 1 << 20
 """A host that leaves so much unread is taken for stuck."""
 CONFIRM_S = 5.0
-CLOSE_S = 2.0
+CLOSE_S = 4.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 HEALTHY_S = 30.0

@@ -26,6 +26,7 @@ from allotment_allocator.domain.snapshot import (
     RevocationReason,
 )
 from allotment_allocator.domain.standing import Line, Standing
+from allotment_core.names import ExperimentName
 
 
 def shrink(standing: Standing) -> list[Revocation]:
@@ -57,13 +58,18 @@ def revoke(standing: Standing, waiting: Sequence[Claim]) -> list[Revocation]:
             standing.take(holding.holder, -holding.slot_count)
     revocations: list[Revocation] = []
     line = Line(standing, tuple(waiting))
+    in_vain: set[tuple[ExperimentName, int]] = set()
     while candidates and (claim := line.pop()) is not None:
         if claim.slot_count > standing.snapshot.pool.slot_count:
             continue
         if not standing.within_quota(claim):
             continue
-        found = _victims(standing, claim, candidates, claim.slot_count - max(0, coming))
+        needed = claim.slot_count - max(0, coming)
+        if needed > 0 and (claim.holder, claim.slot_count) in in_vain:
+            continue
+        found = _victims(standing, claim, candidates, needed)
         if found is None:
+            in_vain.add((claim.holder, claim.slot_count))
             continue
         for victim, reason in found:
             candidates.remove(victim)
@@ -79,9 +85,11 @@ def _victims(
     standing: Standing, claim: Claim, candidates: Sequence[Holding], needed: int
 ) -> list[tuple[Holding, RevocationReason]] | None:
     """Who makes room for the claim; none where room comes anyway; None: nobody may be asked."""
+    found: list[tuple[Holding, RevocationReason]] = []
+    if needed <= 0:
+        return found
     trial = standing.copy()
     left = list(candidates)
-    found: list[tuple[Holding, RevocationReason]] = []
     while needed > 0:
         allowed = [(h, reason) for h in left if (reason := _rule(trial, claim, h)) is not None]
         if not allowed:

@@ -2,12 +2,14 @@
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from datetime import datetime
 
 from allotment_allocator.domain.snapshot import Claim, Snapshot
 from allotment_allocator.domain.tenant import Terms
-from allotment_core.names import ExperimentName, TenantName
+from allotment_core.names import ExperimentName, LeaseName, TenantName
 
 _NO_TERMS = Terms()
+_Rank = tuple[bool, float, datetime, LeaseName]
 
 
 class Standing:
@@ -18,6 +20,8 @@ class Standing:
         self.policy = snapshot.policy
         self.of_tenant: Counter[TenantName] = Counter()
         self.of_experiment: Counter[ExperimentName] = Counter()
+        self.changes: Counter[TenantName] = Counter()
+        """How often a tenant's counts have changed."""
         for holding in snapshot.held:
             self.take(holding.holder, holding.slot_count)
         used = sum(h.slot_count for h in snapshot.held) + snapshot.leaving_slots
@@ -27,11 +31,13 @@ class Standing:
     def copy(self) -> "Standing":
         twin = Standing.__new__(Standing)
         twin.snapshot, twin.policy, twin.free = self.snapshot, self.policy, self.free
+        twin.changes = self.changes.copy()
         twin.of_tenant, twin.of_experiment = self.of_tenant.copy(), self.of_experiment.copy()
         return twin
 
     def take(self, holder: ExperimentName, slot_count: int) -> None:
         """The holder gets slots (or loses them: a negative count)."""
+        self.changes[holder.tenant] += 1
         self.of_tenant[holder.tenant] += slot_count
         self.of_experiment[holder] += slot_count
 
@@ -67,20 +73,31 @@ class Line:
         for claim in sorted(claims, key=lambda c: (c.create_time, c.lease)):
             queues = self._queues[claim.lease.tenant]
             queues.setdefault(claim.holder, deque()).append(claim)
+        self._firsts: dict[TenantName, tuple[int, tuple[_Rank, Claim]]] = {}
 
     def pop(self) -> Claim | None:
         """The next claim: within guarantees first, then least slot-time of tenant, experiment."""
-        heads = (self._head(tenant) for tenant in self._queues)
-        best = min(heads, key=self._rank, default=None)
+        best = min((self._first(tenant) for tenant in self._queues), default=None, key=_by_rank)
         if best is None:
             return None
-        queues = self._queues[best.lease.tenant]
-        queues[best.holder].popleft()
-        if not queues[best.holder]:
-            del queues[best.holder]
+        claim = best[1]
+        tenant, queues = claim.lease.tenant, self._queues[claim.lease.tenant]
+        queues[claim.holder].popleft()
+        if not queues[claim.holder]:
+            del queues[claim.holder]
         if not queues:
-            del self._queues[best.lease.tenant]
-        return best
+            del self._queues[tenant]
+        self._firsts.pop(tenant, None)
+        return claim
+
+    def _first(self, tenant: TenantName) -> tuple[_Rank, Claim]:
+        """The tenant's best claim; found again only when something of the tenant has changed."""
+        changes = self._standing.changes[tenant]
+        known = self._firsts.get(tenant)
+        if known is None or known[0] != changes:
+            claim = self._head(tenant)
+            known = self._firsts[tenant] = (changes, (self._rank(claim), claim))
+        return known[1]
 
     def _head(self, tenant: TenantName) -> Claim:
         return min(
@@ -92,7 +109,7 @@ class Line:
             ),
         )
 
-    def _rank(self, claim: Claim) -> tuple[bool, float, object, object]:
+    def _rank(self, claim: Claim) -> _Rank:
         tenant = claim.lease.tenant
         return (
             not self._standing.within_guarantee(claim),
@@ -100,3 +117,7 @@ class Line:
             claim.create_time,
             claim.lease,
         )
+
+
+def _by_rank(first: tuple[_Rank, Claim]) -> _Rank:
+    return first[0]
