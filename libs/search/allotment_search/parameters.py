@@ -66,6 +66,8 @@ class Parameter:
             number = min(number, float(self.at_most.of(shape)))
         if self.at_least is not None:
             number = max(number, float(self.at_least.of(shape)))
+        if not (self.zero and number == 0):
+            number = min(self.high, max(self.low, number))
         return int(number) if self.kind == "int" else number
 
     def draw(self, shape: TaskShape, rng: np.random.Generator) -> Value:

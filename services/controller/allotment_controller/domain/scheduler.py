@@ -97,7 +97,7 @@ def begin_finish(edit: Edit, effects: Effects, ends_as: ExperimentState, reason:
     limit_s = CANCEL_GRACE_S if ends_as is ExperimentState.CANCELLED else LAST_EXPORT_LIMIT_S
     finish_by = edit.now + timedelta(seconds=limit_s)
     if plan.deadline is not None:
-        finish_by = min(finish_by, plan.deadline)
+        finish_by = max(edit.now, min(finish_by, plan.deadline))
     edit.experiment = replace(
         edit.experiment.to(ExperimentState.FINISHING), ends_as=ends_as, finish_by=finish_by
     )
