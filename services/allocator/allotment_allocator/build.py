@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from asyncio.subprocess import Process
 from collections.abc import Callable
 from datetime import datetime
 
@@ -38,16 +39,18 @@ async def build(
     clock: Clock,
     signer: TokenSigner,
     server_address: Callable[[], str] | None = None,
+    first_host: Process | None = None,
 ) -> Service:
     """The service, its database opened and migrated.
 
     `server_address` is asked at each start of a trainer: where trainers reach the controller and
-    the dataset service; None: as configured.
+    the dataset service; None: as configured. `first_host`: a trainer host that `spawn_host` has
+    started ahead, since that takes longer than everything else.
     """
     database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     pool = local_pool(config)
     board = Board()
-    launcher = HostLauncher(config.host_command, config.work_dir, clock)
+    launcher = HostLauncher(config.host_command, config.work_dir, clock, first_host=first_host)
     desk = SqlDesk(database, board, pool, rules(config), clock, launcher.trainers)
     await _make_local_tenant(desk, config)
     leases = await desk.read(lambda books: books.live_leases())

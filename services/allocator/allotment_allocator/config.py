@@ -4,6 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+HOST_COMMAND = (sys.executable, "-P", "-m", "allotment_trainer.host")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocatorConfig:
@@ -45,7 +47,7 @@ class AllocatorConfig:
     """How long a trainer's token is valid; its lease and epoch end it earlier."""
     ended_lease_kept_s: float = 7 * 24 * 3600.0
     """How long a lease that has ended is shown; its usage is kept for good."""
-    host_command: tuple[str, ...] = (sys.executable, "-m", "allotment_trainer.host")
+    host_command: tuple[str, ...] = HOST_COMMAND
     """Starts the process that trainers are forked from."""
 
 

@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from allotment_allocator.adapters.host_launcher import spawn_host
+from allotment_allocator.config import HOST_COMMAND
 from allotment_core.errors import AllotmentError
 from allotment_embedded import lifeline
 
@@ -28,24 +30,33 @@ def main() -> int:
         lifeline.hold_on(arguments.dir.parent)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-    # Heavier imports, so after the lifeline.
-    from allotment_embedded import server  # noqa: PLC0415
-
     try:
-        return asyncio.run(
-            server.serve(
-                arguments.dir,
-                port=arguments.port,
-                metrics_port=arguments.metrics_port or None,
-                private=arguments.private,
-            )
-        )
+        return asyncio.run(_serve(arguments))
     except AllotmentError as e:
         if arguments.private:
             print(json.dumps({"error": {"reason": e.reason, "message": e.message}}), flush=True)
         else:
             print(f"error: {e.message} [{e.reason}]", file=sys.stderr)
         return 1
+
+
+async def _serve(arguments: argparse.Namespace) -> int:
+    # Before everything else: the trainers' libraries take longer to load than the services'.
+    host = await spawn_host(HOST_COMMAND)
+    try:
+        from allotment_embedded import server  # noqa: PLC0415 - the heavier imports
+
+        return await server.serve(
+            arguments.dir,
+            port=arguments.port,
+            metrics_port=arguments.metrics_port or None,
+            private=arguments.private,
+            trainer_host=host,
+        )
+    finally:
+        if host.returncode is None:
+            host.kill()
+            await host.wait()
 
 
 if __name__ == "__main__":

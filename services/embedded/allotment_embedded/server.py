@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+from asyncio.subprocess import Process
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,17 @@ class Stop:
         return 130 if self.number is signal.SIGINT else 0
 
 
-async def serve(folder: Path, *, port: int, metrics_port: int | None, private: bool) -> int:
+async def serve(
+    folder: Path,
+    *,
+    port: int,
+    metrics_port: int | None,
+    private: bool,
+    trainer_host: Process | None = None,
+) -> int:
     """Serves until SIGTERM (exit status 0) or Ctrl-C (130).
+
+    `trainer_host`: one that was started ahead; the caller ends it when this raises.
 
     Raises: AllotmentError when the folder, the port or a database can't be used.
     """
@@ -56,7 +66,7 @@ async def serve(folder: Path, *, port: int, metrics_port: int | None, private: b
         token = lasting_token(state, signer, verifier, clock)
         address = f"{HOST}:{_usable_port(port)}"
         channels = Channels(address, InternalToken(signer, clock))
-        services = await build_services(state, address, signer, channels.open, clock)
+        services = await build_services(state, address, signer, channels.open, clock, trainer_host)
         try:
             server = RpcServer(services, verifier, clock, address, metrics_port=metrics_port)
             await server.start()

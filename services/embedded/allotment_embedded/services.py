@@ -3,6 +3,7 @@ address.
 """
 
 import asyncio
+from asyncio.subprocess import Process
 from collections.abc import Callable
 
 import grpc.aio
@@ -27,6 +28,7 @@ async def build_services(
     signer: TokenSigner,
     open_channel: Callable[[], grpc.aio.Channel],
     clock: Clock,
+    trainer_host: Process | None,
 ) -> list[Service]:
     """In the order in which they start; they stop in the opposite one.
 
@@ -45,6 +47,7 @@ async def build_services(
             ),
             clock,
             signer,
+            first_host=trainer_host,
         ),
         build_dataset(
             DatasetConfig(

@@ -43,7 +43,7 @@ class ServerProcess:
         self._log = (self.folder / "server.log").open("wb")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "allotment_embedded"),
+                *(sys.executable, "-P", "-m", "allotment_embedded"),
                 *("--dir", str(self.folder / "state"), "--port", "0", "--private"),
             ],
             stdin=subprocess.PIPE,

@@ -33,7 +33,7 @@ def up(
             reason="LIBRARIES_MISSING",
         )
     folder = (dir or default_state_dir(os.environ)).expanduser().absolute()
-    command = [sys.executable, "-m", "allotment_embedded", "--dir", str(folder)]
+    command = [sys.executable, "-P", "-m", "allotment_embedded", "--dir", str(folder)]
     command += ["--port", str(port), "--metrics-port", str(metrics_port)]
     try:
         sys.stdout.flush()

@@ -49,6 +49,19 @@ class _Known:
     kill_asked_s: float | None = None
 
 
+async def spawn_host(command: Sequence[str]) -> Process:
+    """Starts a host, which needs seconds until it is ready. Raises: OSError."""
+    # In the process group of the server, as all of its processes are.
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        limit=LINE_LIMIT_BYTES,
+        env={**os.environ, **QUIET},
+    )
+
+
 class HostLauncher:
     """Satisfies `domain.ports.Launcher`. `start` returns at once, `close` leaves nothing behind."""
 
@@ -58,8 +71,11 @@ class HostLauncher:
         work_dir: Path,
         clock: Clock,
         on_change: Callable[[], None] = lambda: None,
+        first_host: Process | None = None,
     ) -> None:
+        """`first_host`: a host that `spawn_host` started ahead; later ones are started here."""
         self._command = tuple(command)
+        self._first_host = first_host
         self._work_dir = work_dir
         self._clock = clock
         self.on_change = on_change
@@ -238,16 +254,9 @@ class HostLauncher:
     async def _run_host(self) -> str:
         """Starts the host and listens until it ends; how it ended."""
         try:
-            # In the process group of the server, as all of its processes are.
-            host = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                limit=LINE_LIMIT_BYTES,
-                cwd=self._work_dir,
-                env={**os.environ, **QUIET},
-            )
+            host, self._first_host = self._first_host, None
+            if host is None:
+                host = await spawn_host(self._command)
         except OSError as e:
             return f"it could not be started: {e}"
         self._host = host
