@@ -201,6 +201,8 @@ async def send(channel: Any, path: str, *messages: bytes, token: str = "") -> gr
         await call.read()
         call.cancel()
     except grpc.aio.AioRpcError as e:
+        if from_rpc_error(e).reason == "CALL_ENDED":
+            return await send(channel, path, *messages, token=token)
         return e.code()
     code: grpc.StatusCode = await call.code()
     return code
@@ -413,7 +415,7 @@ async def test_streams_of_a_tenant_are_bounded(stubs: Stubs) -> None:
 
 async def test_draining_says_so_first_and_ends_streams(stubs: Stubs) -> None:
     stubs.blobs.endless = True
-    stubs.tenants.pause_s = 0.3
+    stubs.tenants.pause_s = 0.5
     stopped_while: list[bool] = []
 
     serving_now: list[Served] = []
@@ -442,6 +444,7 @@ async def test_draining_says_so_first_and_ends_streams(stubs: Stubs) -> None:
 
         error = await failure(rest())
         assert error.reason == "SHUTTING_DOWN"
+        assert not running.done()
         assert (await running).tenant.name == OURS
         await stopping
         assert stopped_while == [True]

@@ -24,6 +24,8 @@ class StubTenants:
         self.trouble: Exception | None = None
         self.pause_s = 0.0
         self.create_calls = 0
+        self.left = asyncio.Event()
+        """Set whenever a GetTenant has ended its pause, cancelled or not."""
 
     async def CreateTenant(self, request: Any, _context: Any) -> allocator_pb2.CreateTenantResponse:
         assert self.database is not None
@@ -41,7 +43,11 @@ class StubTenants:
         return await self.database.respond(insert, to_response)
 
     async def GetTenant(self, request: Any, _context: Any) -> allocator_pb2.GetTenantResponse:
-        await asyncio.sleep(self.pause_s)
+        self.left.clear()
+        try:
+            await asyncio.sleep(self.pause_s)
+        finally:
+            self.left.set()
         if self.trouble is not None:
             raise self.trouble
         etag = current_principal().subject

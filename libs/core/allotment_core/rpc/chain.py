@@ -91,7 +91,7 @@ class Chain:
     ) -> Callable[[AsyncIterator[bytes], Any], Awaitable[bytes | None]]:
         async def serve(raw: AsyncIterator[bytes], context: Any) -> bytes | None:
             async def answer(call: Call) -> bytes:
-                async with self._deadline(method, context):
+                async with self._deadline(method):
                     request = decode(method, await single(method, raw))
                     admit(method, request, call)
                     remember(method, request, call)
@@ -110,7 +110,7 @@ class Chain:
     ) -> Callable[[AsyncIterator[bytes], Any], Awaitable[None]]:
         async def serve(raw: AsyncIterator[bytes], context: Any) -> None:
             async def answer(call: Call) -> None:
-                async with self._deadline(method, context):
+                async with self._deadline(method):
                     request = decode(method, await single(method, raw))
                 admit(method, request, call)
                 with self._one_stream(call):
@@ -192,11 +192,9 @@ class Chain:
         await context.abort(status.to_code(error), status.to_text(error), status.to_metadata(error))
 
     @contextlib.asynccontextmanager
-    async def _deadline(self, method: Method, context: Any) -> AsyncIterator[None]:
+    async def _deadline(self, method: Method) -> AsyncIterator[None]:
+        """The server's own limit. A caller's deadline ends the call by itself, in gRPC."""
         limit_s = self._limits.unary_s
-        remaining_s = context.time_remaining()
-        if remaining_s is not None:
-            limit_s = min(limit_s, remaining_s)
         scope = asyncio.timeout(limit_s)
         try:
             async with scope:
