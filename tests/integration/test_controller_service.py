@@ -290,9 +290,9 @@ async def test_lists_come_in_pages(world: SearchWorld) -> None:
 BAD = [
     ({"wall_time_s": 9.0}, "BUDGET_TOO_SHORT", "at least 10 s"),
     ({}, "NO_BUDGET", "wall_time"),
-    ({"trial_count": 3, "target": "Y1"}, "UNKNOWN_TARGET", "did you mean 'y'?"),
+    ({"trial_count": 3, "target": "Y1"}, "TARGET_NOT_FOUND", "did you mean 'y'?"),
     ({"trial_count": 3, "metric": 6}, "METRIC_TASK_MISMATCH", "log_loss"),
-    ({"trial_count": 3, "ignored_columns": ["agee"]}, "UNKNOWN_COLUMN", "'age'"),
+    ({"trial_count": 3, "ignored_columns": ["agee"]}, "COLUMN_NOT_FOUND", "'age'"),
     ({"trial_count": 3, "families": ["families/xgboost"]}, "UNKNOWN_FAMILY", "lightgbm"),
     ({"trial_count": 3, "weight_column": "y"}, "COLUMN_CONFLICT", "target"),
     ({"trial_count": 3, "weight_column": "town"}, "WEIGHT_NOT_NUMERIC", "numbers"),

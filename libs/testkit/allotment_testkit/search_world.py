@@ -75,7 +75,7 @@ class SearchWorld:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @asynccontextmanager
-    async def controller(self) -> AsyncIterator[search_pb2_grpc.SearchServiceStub]:
+    async def controller(self) -> AsyncIterator[Any]:
         """A controller on the folder's database, and an editor's stub to it."""
         assert self._peers is not None
         settings = {"heartbeat_interval_s": 0.3, "away_grace_s": 1.0, **self.settings}

@@ -64,7 +64,7 @@ def check_columns(wish: Wish, table: TableView) -> None:
     """Every column that was named is there, and for one purpose. Raises: InvalidArgument."""
     names = [c.name for c in table.columns]
     if wish.target not in names:
-        raise _unknown_column("target", "UNKNOWN_TARGET", "target column", wish.target, names)
+        raise _unknown_column("target", "TARGET_NOT_FOUND", "target column", wish.target, names)
     for field, column in (
         ("weight_column", wish.weight_column),
         ("group_column", wish.group_column),
@@ -72,7 +72,7 @@ def check_columns(wish: Wish, table: TableView) -> None:
         *(("ignored_columns", c) for c in wish.ignored_columns),
     ):
         if column and column not in names:
-            raise _unknown_column(field, "UNKNOWN_COLUMN", "column", column, names)
+            raise _unknown_column(field, "COLUMN_NOT_FOUND", "column", column, names)
         if column and column == wish.target:
             raise _invalid(
                 "COLUMN_CONFLICT",

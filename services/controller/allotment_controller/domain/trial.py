@@ -227,4 +227,4 @@ class Trial:
         )
 
     def cancelled(self, now: datetime) -> "Trial":
-        return replace(self._to(TrialState.CANCELLED), end_time=now)
+        return replace(self._to(TrialState.CANCELLED), interim_score=None, end_time=now)
