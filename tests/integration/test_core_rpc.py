@@ -6,12 +6,16 @@ import logging
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import status_pb2
 
 from allotment_api.allocator.v1 import allocator_pb2 as pb
@@ -40,7 +44,7 @@ from allotment_core.errors import (
     Unimplemented,
 )
 from allotment_core.names import TenantName
-from allotment_core.rpc import RpcServer, Service
+from allotment_core.rpc import RpcServer, Service, TlsFiles
 from allotment_core.rpc.chain import Limits
 from allotment_core.rpc.client import from_rpc_error
 from allotment_core.rpc.status import to_metadata
@@ -572,3 +576,48 @@ def test_the_status_travels_in_the_standard_form() -> None:
     status = status_pb2.Status.FromString(raw)
     assert key == "grpc-status-details-bin"
     assert (status.code, status.message) == (5, "gone")
+
+
+def certificate(folder: Path) -> TlsFiles:
+    """A self-signed one for localhost."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = SystemClock().now()
+    alternatives = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(alternatives, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = TlsFiles(certificate=folder / "cert.pem", key=folder / "key.pem")
+    files.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+async def test_tls_is_spoken_with_the_right_authority_alone(stubs: Stubs, tmp_path: Path) -> None:
+    signer, clock = new_signer(), SystemClock()
+    verifier = TokenVerifier(signer.public_key_pem, clock)
+    tls = certificate(tmp_path)
+    server = RpcServer([stubs.service], verifier, clock, "localhost:0", tls=tls)
+    served = Served(server, await server.start(), signer, clock)
+    address = f"localhost:{served.port}"
+    try:
+        await get_tenant(served.channel(address=address, ca=tls.certificate))
+        await get_tenant(served.channel(address=address, ca=tls.certificate.read_bytes()))
+        other = tmp_path / "other"
+        other.mkdir()
+        ca = certificate(other).certificate
+        for channel in (served.channel(address=address, ca=ca), served.channel(address=address)):
+            assert isinstance(await failure(get_tenant(channel)), Unavailable)
+    finally:
+        await served.close()
+        await server.stop(0)
