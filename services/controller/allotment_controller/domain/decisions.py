@@ -18,7 +18,7 @@ HOPELESS_AFTER = 10
 """Trials that may fail in a row at the start before the experiment fails."""
 _LARGE_ROW_COUNT = 200_000
 _SMALL_ROW_COUNT = 500
-_FOLDS_SHARE = 1 / 8
+_FOLDS_SHARE = 1 / 12
 """Folds, while all fits of a plain boosting trial take no more than this share of the budget."""
 
 
