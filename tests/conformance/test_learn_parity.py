@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -255,3 +256,20 @@ def test_graph_alone_says_how_to_read_rows(tmp_path: Path) -> None:
     assert [node.name for node in session.get_outputs()] == ["label", "probabilities"]
     assert signature["classes"] == ["none", "nan"]
     assert [node.shape for node in session.get_inputs()] == [["N", 1]] * len(names)
+
+
+@pytest.mark.parametrize("family", ["random_forest", "lightgbm"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_roots_children_never_share_a_number(family: str) -> None:
+    """Else onnxruntime 1.23 takes the root for a leaf."""
+    numeric = NATIVE if family == "lightgbm" else IMPUTE
+    task = quirky_task(family, TaskKind.MULTICLASS, numeric=numeric, category=ORDINAL, rows=300)
+    features, models = fitted(task)
+    model = onnx.ModelProto.FromString(write_graph(task, features.sources, models))
+    ensembles = [node for node in model.graph.node if node.op_type == "TreeEnsemble"]
+    assert len(ensembles) == 3
+    for node in ensembles:
+        lists = {attribute.name: np.array(attribute.ints) for attribute in node.attribute}
+        roots = lists["tree_roots"]
+        children = lists["nodes_truenodeids"][roots], lists["nodes_falsenodeids"][roots]
+        assert (children[0] != children[1]).all()

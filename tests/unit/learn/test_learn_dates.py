@@ -77,9 +77,8 @@ def graph_parts(cells: list[str], pattern: DatePattern) -> np.ndarray:
 def test_graph_reads_what_numpy_reads(text: str) -> None:
     pattern = DatePattern.parse(text)
     rng = np.random.default_rng(1)
-    days = [
-        datetime(1, 1, 1) + timedelta(seconds=int(s)) for s in rng.integers(0, 300_000_000_000, 300)
-    ]
+    seconds = rng.integers(0, 300_000_000_000, 300)
+    days = [datetime(1, 1, 1) + timedelta(seconds=int(s)) for s in seconds]
     cells = [day.strftime(text).replace(" 0", " ") for day in days]
     # strftime leaves out the leading zeros of years before 1000.
     cells += [day.strftime(text) for day in days if day.year >= 1000] + ODD

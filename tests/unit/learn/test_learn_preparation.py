@@ -18,8 +18,7 @@ NAN, INF = np.nan, np.inf
 
 
 def imputed(strategy: str = "mean", *, indicator: bool = False, scale: str = "none") -> Component:
-    params = {"strategy": strategy, "indicator": indicator, "scale": scale}
-    return Component("impute", params)
+    return Component("impute", {"strategy": strategy, "indicator": indicator, "scale": scale})
 
 
 def categories(component: Component, cells: list[str]) -> Categories | None:

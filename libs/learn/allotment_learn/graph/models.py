@@ -9,7 +9,7 @@ from allotment_learn.graph.builder import ML_DOMAIN, GraphBuilder
 from allotment_learn.graph.preparation import SharedInputs, write_matrix, write_numbers
 from allotment_learn.preparation import Preparation
 from allotment_learn.task import Floats, Integers
-from allotment_learn.trees import Trees
+from allotment_learn.trees import Flags, Trees
 
 _SUM, _LESS_OR_EQUAL, _NO_TRANSFORM = 1, 0, 0
 _NODE_BYTES = 21
@@ -122,9 +122,9 @@ def _ensemble(
     node_count = trees.node_count
     ends = np.append(trees.roots[1:], node_count)
     of_tree = np.repeat(np.arange(len(trees.roots)), ends - trees.roots)
-    there = chosen[of_tree]
-    inner, leaf = there & (trees.left >= 0), there & (trees.left < 0)
-    place = np.where(inner, np.cumsum(inner) - 1, np.cumsum(leaf) - 1)
+    inner, leaf = _numbered(trees, chosen[of_tree], trees.roots[chosen])
+    place = np.empty(node_count, dtype=np.int64)
+    place[inner], place[leaf] = np.arange(len(inner)), np.arange(len(leaf))
     values = np.ascontiguousarray(trees.values[leaf])
     if trees.targets is not None:
         targets, weights, width = trees.targets[of_tree[leaf]], values[:, 0], outputs
@@ -134,18 +134,19 @@ def _ensemble(
         targets, width = number[of_tree[leaf]], int(chosen.sum())
         weights = np.arange(len(values), dtype=np.float64)
     left, right = trees.left[inner], trees.right[inner]
+    is_leaf = trees.left < 0
     attributes: dict[str, int | np.ndarray] = {
         "aggregate_function": _SUM,
         "post_transform": _NO_TRANSFORM,
         "n_targets": width,
-        "tree_roots": place[trees.roots[chosen]],
+        "tree_roots": np.arange(int(chosen.sum())),
         "nodes_featureids": trees.feature[inner],
         "nodes_splits": trees.threshold[inner],
-        "nodes_modes": np.full(int(inner.sum()), _LESS_OR_EQUAL, dtype=np.uint8),
+        "nodes_modes": np.full(len(inner), _LESS_OR_EQUAL, dtype=np.uint8),
         "nodes_truenodeids": place[left],
-        "nodes_trueleafs": leaf[left].astype(np.int64),
+        "nodes_trueleafs": is_leaf[left].astype(np.int64),
         "nodes_falsenodeids": place[right],
-        "nodes_falseleafs": leaf[right].astype(np.int64),
+        "nodes_falseleafs": is_leaf[right].astype(np.int64),
         "leaf_targetids": targets.astype(np.int64),
         "leaf_weights": np.ascontiguousarray(weights),
     }
@@ -155,6 +156,25 @@ def _ensemble(
     if trees.targets is not None:
         return out
     return _picked(build, out, values)
+
+
+def _numbered(trees: Trees, there: Flags, roots: Integers) -> tuple[Integers, Integers]:
+    """Inner nodes and leaves in the order of their numbers in the graph.
+
+    onnxruntime 1.23 (its issue 24679) takes a root for a leaf when its two children, one inner
+    node and one leaf, have the same number. So roots come first among the inner nodes, and leaves
+    of such roots first among the leaves: their numbers are below those of all inner children.
+    """
+    is_leaf = trees.left < 0
+    left, right = trees.left[roots], trees.right[roots]
+    mixed = is_leaf[left] != is_leaf[right]
+    lonely = np.where(is_leaf[left], left, right)[mixed]
+    inner, leaf = there & ~is_leaf, there & is_leaf
+    inner[roots], leaf[lonely] = False, False
+    return (
+        np.concatenate([roots, np.flatnonzero(inner)]),
+        np.concatenate([lonely, np.flatnonzero(leaf)]),
+    )
 
 
 def _picked(build: GraphBuilder, leaves: str, values: Floats) -> str:
