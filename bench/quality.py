@@ -151,7 +151,10 @@ def fit_baselines(
         rows, other = typed(train), typed(held_out)
         if name == "lightgbm":
             kinds = {c: pd.CategoricalDtype(sorted(rows[c].dropna().unique())) for c in strings}
-            rows, other = rows.astype(kinds), other.astype(kinds)
+            for column, kind in kinds.items():
+                rows[column] = rows[column].astype(kind)
+                known = other[column].isin(kind.categories)
+                other[column] = other[column].where(known).astype(kind)
             clean = {c: f"f{place}" for place, c in enumerate(rows.columns)}
             rows, other = rows.rename(columns=clean), other.rename(columns=clean)
         model.fit(rows, target)
