@@ -37,6 +37,9 @@ def rid() -> str:
 class DatasetClient:
     """The calls of one tenant's editor."""
 
+    folder: Path
+    """The service's folder: blobs/, work/, dataset.db."""
+
     def __init__(self, served: Served, tenant: str = TENANT, token: str | None = None) -> None:
         channel = served.channel(token or served.token(tenant=tenant))
         self.tenant = tenant
@@ -138,4 +141,6 @@ async def dataset_service(
     clock = clock or SystemClock()
     service = await build(config_of(folder, **changes), clock)
     async with serving(service, clock=clock, signer=signer) as served:
-        yield DatasetClient(served)
+        client = DatasetClient(served)
+        client.folder = folder
+        yield client

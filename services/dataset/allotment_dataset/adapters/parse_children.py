@@ -179,10 +179,12 @@ class ParseChildren:
 
 async def _spawn() -> asyncio.subprocess.Process:
     environment = {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
-    # Few threads and arenas: the child's address space is limited.
+    # Few threads and arenas: the child's address space is limited. A fixed threshold makes glibc
+    # give large freed blocks back (its own one grows, and the heap of a large import doubles).
     environment |= {
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "262144",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }

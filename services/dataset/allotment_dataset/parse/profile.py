@@ -61,16 +61,19 @@ class NumberProfile:
         self._count = total
 
     def _merge(self, values: Floats, counts: Counts) -> None:
+        """Takes ascending values. Beyond the bound only those that are known already count on."""
+        if len(self._values) >= self._most:
+            places = np.minimum(np.searchsorted(self._values, values), len(self._values) - 1)
+            known = self._values[places] == values
+            self._counts[places[known]] += counts[known]
+            return
         if len(self._values):
-            if len(self._values) >= self._most:
-                known = np.isin(values, self._values)
-                values, counts = values[known], counts[known]
             both = np.concatenate([self._values, values])
             merged, inverse = np.unique(both, return_inverse=True)
             sums = np.zeros(len(merged), dtype=np.int64)
             np.add.at(sums, inverse, np.concatenate([self._counts, counts]))
             values, counts = merged, sums
-        self._values, self._counts = values[: self._most], counts[: self._most]
+        self._values, self._counts = values[: self._most].copy(), counts[: self._most].copy()
 
     def values(self) -> list[float]:
         """The distinct values, ascending; the lowest ones when there are more than are counted."""

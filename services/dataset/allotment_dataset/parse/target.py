@@ -1,6 +1,7 @@
 """A column as the target: the task, its classes, and columns that give it away."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ or two in all.
 
 _SAMPLE_ROWS = 50_000
 _SAMPLE_CELLS = 20_000_000
+_SAMPLE_GROUPS = 40
 _IMBALANCE = 0.1
 
 Array = npt.NDArray[Any]
@@ -177,11 +179,14 @@ def _giveaways(
     spaced rows.
     """
     features = [c for c in columns if c.role is ColumnRole.FEATURE and c.name != target]
+    groups = _row_groups(paths)
+    near = _within(groups, rows)
+    rows, goal = rows[near], goal[near]
     limit = min(_SAMPLE_ROWS, _SAMPLE_CELLS // max(1, len(features)))
     picks = np.unique(np.linspace(0, len(rows) - 1, num=min(limit, len(rows))).astype(np.int64))
     rows, goal = rows[picks], goal[picks]
     notices = []
-    for feature, cells in _sampled(paths, features, rows):
+    for feature, cells in _sampled(groups, features, rows):
         strength = gives_away(cells, goal, regression=task is TaskType.REGRESSION)
         if strength:
             message = (
@@ -194,26 +199,51 @@ def _giveaways(
     return notices
 
 
+@dataclass(frozen=True, slots=True)
+class _RowGroup:
+    path: Path
+    index: int
+    first_row: int
+    end_row: int
+
+
+def _row_groups(paths: Sequence[Path]) -> list[_RowGroup]:
+    """At most 40 row groups of the parts, evenly spaced."""
+    found: list[_RowGroup] = []
+    row = 0
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for index in range(file.num_row_groups):
+                end = row + file.metadata.row_group(index).num_rows
+                found.append(_RowGroup(path, index, row, end))
+                row = end
+    picks = np.unique(np.linspace(0, len(found) - 1, _SAMPLE_GROUPS).astype(np.int64))
+    return [found[i] for i in picks] if len(found) > _SAMPLE_GROUPS else found
+
+
+def _within(groups: Sequence[_RowGroup], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places in `rows` of those that are in one of the groups."""
+    pieces = [np.arange(*np.searchsorted(rows, [g.first_row, g.end_row])) for g in groups]
+    return np.concatenate(pieces)
+
+
 def _sampled(
-    paths: Sequence[Path], features: Sequence[Column], rows: npt.NDArray[np.int64]
+    groups: Sequence[_RowGroup], features: Sequence[Column], rows: npt.NDArray[np.int64]
 ) -> Iterator[tuple[Column, Array]]:
-    """The features' cells of these rows: floats, or integer codes of strings (0 = missing)."""
+    """The features' cells of these rows of the groups: floats, or integer codes of strings."""
     if not features:
         return
     names = [f.name for f in features]
     pieces: list[Any] = []
-    start = 0
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=names, use_threads=False):
-                low, high = np.searchsorted(rows, [start, start + batch.num_rows])
-                start += batch.num_rows
-                if high > low:
-                    within = rows[low:high] - (start - batch.num_rows)
-                    pieces.append(batch.select(names).take(pa.array(within)))
-    table = pa.Table.from_batches(pieces)
+    for group in groups:
+        low, high = np.searchsorted(rows, [group.first_row, group.end_row])
+        if high > low:
+            with pq.ParquetFile(group.path) as file:
+                table = file.read_row_group(group.index, columns=names, use_threads=False)
+            pieces.append(table.select(names).take(pa.array(rows[low:high] - group.first_row)))
+    table = pa.concat_tables(pieces)
     for feature in features:
-        column = table.column(feature.name).combine_chunks()
+        column = pa.concat_arrays(table.column(feature.name).chunks)
         if feature.type is ColumnType.NUMERIC:
             yield feature, column.to_numpy(zero_copy_only=False)
             continue
