@@ -25,6 +25,8 @@ from allotment.settings import Settings
 from allotment.types import Experiment, ExperimentState, Model, ModelState, Trial
 from allotment_core.errors import AllotmentError, FailedPrecondition, NotFound
 
+LEAST_LEFT_S = 1.001
+"""A search that begins late still asks for so much, which the server grants at least."""
 GRACE_S = 0.4
 """After the deadline the server has so long to say that it has ended; then the model at hand is
 taken.
@@ -141,7 +143,7 @@ class Search:
             group=request.group,
             time=request.time,
             max_parallel=request.max_parallel,
-            started_before_s=min(spent_s, (request.budget_s or spent_s) - 1.0),
+            started_before_s=min(spent_s, (request.budget_s or math.inf) - LEAST_LEFT_S),
         )
         self._view.begun(experiment, version)
         return experiment
