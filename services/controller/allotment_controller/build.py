@@ -12,10 +12,10 @@ from allotment_controller.adapters.exports import GrpcExports
 from allotment_controller.adapters.leases import GrpcLeases
 from allotment_controller.adapters.store import SqlStore
 from allotment_controller.config import ControllerConfig
-from allotment_controller.domain.conductor import Surroundings
 from allotment_controller.domain.controller import Controller
 from allotment_controller.domain.keeper import KeeperTimes, LeaseKeeper
 from allotment_controller.domain.seat import Seats
+from allotment_controller.domain.surroundings import Surroundings
 from allotment_controller.servicer import SearchServicer
 from allotment_controller.session import SessionTimes, TrainerServicer
 from allotment_core.clock import Clock

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from allotment_controller.domain.experiment import Experiment, ExperimentState
-from allotment_controller.domain.keeper import LeaseKeeper
 from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.messages import (
     Acknowledge,
@@ -22,23 +21,18 @@ from allotment_controller.domain.messages import (
     RunningTrial,
     Stop,
 )
-from allotment_controller.domain.model import Artefact, ModelState
-from allotment_controller.domain.ports import Changes, Datasets, Exports, Store
+from allotment_controller.domain.model_exports import ModelExports
 from allotment_controller.domain.scheduler import Effects, Policy, advance, begin_finish
-from allotment_controller.domain.seat import Seat, SeatKey, Seats
-from allotment_controller.domain.task import Problem, Wait
+from allotment_controller.domain.seat import Seat, SeatKey
+from allotment_controller.domain.surroundings import Surroundings
+from allotment_controller.domain.task import Wait
 from allotment_controller.domain.trial import AttemptCause, Trial
-from allotment_core.clock import Clock
 from allotment_core.errors import (
     Aborted,
     AllotmentError,
-    DeadlineExceeded,
-    ErrorKind,
     ResourceExhausted,
-    Unavailable,
 )
 from allotment_core.names import TrialName
-from allotment_search import Grammar
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -46,25 +40,6 @@ R = TypeVar("R")
 _WAIT_SHOWN_AFTER_S = 1.0
 _HEARTBEATS_TO_MISS = 3
 _TICK_S = 5.0
-_PASSING = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted)
-"""Errors of other services that a later try may not meet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What all conductors share."""
-
-    store: Store
-    datasets: Datasets
-    exports: Exports
-    keeper: LeaseKeeper
-    seats: Seats
-    changes: Changes
-    clock: Clock
-    grammar: Grammar
-    away_grace_s: float
-    export_limit: int
-    trial_limit_s: float
 
 
 class Conductor:
@@ -76,8 +51,7 @@ class Conductor:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._wake_at: datetime | None = None
-        self._exports: dict[int, asyncio.Task[None]] = {}
-        self._leftovers: set[asyncio.Task[None]] = set()
+        self._exports = ModelExports(around, lambda: self._ledger, self._change)
         self._absent_since: dict[SeatKey, float] = {}
         self._short_since: float | None = None
         self._misses: dict[SeatKey, int] = {}
@@ -90,7 +64,7 @@ class Conductor:
     async def run(self) -> None:
         """Leads the experiment to its end."""
         for number in sorted(self._ledger.exporting):
-            self._start_export(number)
+            self._exports.start(number)
         while not self.experiment.ended:
             self._wake.clear()
             try:
@@ -104,14 +78,11 @@ class Conductor:
                 continue
             await self._sleep()
         self._around.keeper.forget(self.name)
-        await self._finish_exports()
+        await self._exports.finish()
 
     async def close(self) -> None:
         """Stops what runs on its behalf; the experiment stays as it is."""
-        tasks = [*self._exports.values(), *self._leftovers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._exports.close()
 
     def poke(self) -> None:
         """Something that it depends on may have changed."""
@@ -357,17 +328,13 @@ class Conductor:
             seat.busy = RunningTrial(trial.name, trial.epoch)
             self._send(seat, Assign(self.experiment.plan, trial, deadline))
         for number in effects.new_models:
-            self._start_export(number)
+            self._exports.start(number)
         for model in effects.withdrawn:
-            task = self._exports.pop(model.number, None)
-            if task is not None:
-                task.cancel()
-            if model.export:
-                self._spawn(self._withdraw(model.export))
-        self._wake_at = effects.wake_at
-        if self.experiment.ended:
+            self._exports.withdraw(model)
+        if self.experiment.ended or effects.wake_at != self._wake_at:
             self._wake.set()
-        else:
+        self._wake_at = effects.wake_at
+        if not self.experiment.ended:
             self._around.keeper.want(self.name, effects.wanted)
         if self._around.seats.of(self.name):
             self._around.keeper.poke()
@@ -394,77 +361,3 @@ class Conductor:
                 await self._wake.wait()
         except TimeoutError:
             return
-
-    # Exports
-
-    def _start_export(self, number: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._export(number))
-        self._exports[number] = task
-        task.add_done_callback(lambda _: self._exports.pop(number, None))
-
-    async def _export(self, number: int) -> None:
-        """Brings a model through the export gate, however often the exporter goes away."""
-        pause_s = 0.1
-        while True:
-            try:
-                outcome = await self._export_once(number)
-                break
-            except _PASSING as e:
-                log.warning("export delayed", extra={"reason": e.reason, "error": e.message})
-                await asyncio.sleep(pause_s)
-                pause_s = min(5.0, 2 * pause_s)
-            except AllotmentError as e:
-                outcome = Problem(e.reason, f"it could not be exported: {e.message}")
-                if e.kind is ErrorKind.INTERNAL:
-                    log.error("export failed", extra={"reason": e.reason, "error": e.message})
-                break
-
-        def alter(edit: Edit, effects: Effects) -> None:
-            model = edit.model(number)
-            if model is None or model.state is not ModelState.EXPORTING:
-                return
-            if isinstance(outcome, Problem):
-                edit.put_model(model.refused(outcome))
-                return
-            edit.put_model(model.ready(outcome, edit.now))
-            metric = edit.experiment.plan.spec.metric
-            best = edit.experiment.best_score
-            if best is None or metric.loss(model.score) < metric.loss(best):
-                edit.experiment = replace(
-                    edit.experiment, best_model=number, best_score=model.score
-                )
-
-        await self._change(alter)
-        self._wake.set()
-
-    async def _export_once(self, number: int) -> Artefact | Problem:
-        model = self._ledger.models[number]
-        trial = self._ledger.trials[model.trial]
-        if not model.export:
-            if trial.result is not None:
-                blobs = [trial.result.graph_sha256, trial.result.reference_sha256]
-                await self._around.datasets.hold(model.name, blobs)
-            export = await self._around.exports.create(self.experiment, trial, model)
-
-            def alter(edit: Edit, effects: Effects) -> None:
-                current = edit.model(number)
-                if current is not None and not current.export:
-                    edit.put_model(replace(current, export=export))
-
-            await self._change(alter)
-            model = self._ledger.models[number]
-        return await self._around.exports.outcome(model.export)
-
-    async def _withdraw(self, export: str) -> None:
-        try:
-            await self._around.exports.cancel(export)
-        except AllotmentError as e:
-            log.info("export not cancelled", extra={"export": export, "reason": e.reason})
-
-    async def _finish_exports(self) -> None:
-        await asyncio.gather(*self._exports.values(), *self._leftovers, return_exceptions=True)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._leftovers.add(task)
-        task.add_done_callback(self._leftovers.discard)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from allotment_controller.domain.conductor import Conductor, Surroundings
+from allotment_controller.domain.conductor import Conductor
 from allotment_controller.domain.creation import Wish, check_columns, check_wish, make_plan
 from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.ledger import Ledger
 from allotment_controller.domain.messages import Alive, Heartbeat, Hello, LeaseView, Report
 from allotment_controller.domain.ports import Creations, Store
 from allotment_controller.domain.seat import Line, Seat
+from allotment_controller.domain.surroundings import Surroundings
 from allotment_core.errors import (
     AllotmentError,
     FailedPrecondition,
