@@ -189,6 +189,7 @@ def test_an_interrupt_at_any_time_leaves_nothing_running(tmp_path: Path, delay_s
         run.process.send_signal(signal.SIGINT)
         assert run.process.wait(20) in (130, -signal.SIGINT), run.said
         assert none_left_after(run.mark, 0.5), run.processes
+    assert os.listdir(run.temporary) == []
     if delay_s > 0.1:
         assert "Traceback" not in run.said
 
@@ -199,7 +200,17 @@ def test_nothing_survives_a_run_that_is_killed(tmp_path: Path) -> None:
         run.wait_until(lambda said: "trial" in said)
         run.process.kill()
         assert none_left_after(run.mark, 5.0), run.processes
-        assert not list(run.temporary.glob("allotment-run-*"))
+        assert os.listdir(run.temporary) == []
+
+
+def test_sigterm_ends_a_run_and_all_that_it_started(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.csv")
+    with running(tmp_path, str(rows), "--target", "bought", "--budget", "5m") as run:
+        run.wait_until(lambda said: "learning" in said)
+        run.process.terminate()
+        assert run.process.wait(5) == 128 + signal.SIGTERM
+        assert none_left_after(run.mark, 1.0), run.processes
+    assert os.listdir(run.temporary) == []
 
 
 def test_the_same_seed_gives_the_same_leaderboard(tmp_path: Path) -> None:

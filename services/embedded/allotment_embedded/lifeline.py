@@ -1,5 +1,6 @@
 """A private server dies with the command that started it, however that ends."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,5 +17,10 @@ def hold_on(folder: Path) -> None:
 def _watch(folder: Path) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    # Under another name nothing new appears in it: whoever still writes uses the old one.
+    ended = folder.with_name(folder.name + ".ended")
+    with contextlib.suppress(OSError):
+        folder.rename(ended)
+    for path in (ended, ended, folder):
+        shutil.rmtree(path, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)

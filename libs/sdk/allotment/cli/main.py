@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from allotment.cli.server_process import ServerProcess
@@ -34,6 +35,11 @@ def take_server() -> ServerProcess:
     if not _early:
         _early.append(ServerProcess())
     return _early[0]
+
+
+def private_folder() -> Path | None:
+    """A folder that goes with this process's own server; None without one."""
+    return _early[0].folder if _early else None
 
 
 def kill_servers() -> None:

@@ -74,7 +74,9 @@ def run(
     # gRPC: only now, so that other commands and wrong usage don't wait for it.
     from allotment.cli.search import Search  # noqa: PLC0415
 
-    search = Search(request, View(as_json=as_json, budget_s=request.budget_s), _settings)
+    search = Search(
+        request, View(as_json=as_json, budget_s=request.budget_s), _settings, main.private_folder()
+    )
     try:
         asyncio.run(search.run())
     except Interrupted:

@@ -60,22 +60,33 @@ class Found:
 class Search:
     """One run of the command."""
 
-    def __init__(self, request: Request, view: View, connect: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        view: View,
+        connect: Callable[[], Settings],
+        folder: Path | None,
+    ) -> None:
+        """`folder`: where the model at hand is kept; one of our own server goes with that."""
         self._request = request
         self._view = view
         self._connect = connect
         self._found = Found()
-        self._staging = Path(tempfile.mkdtemp(prefix="allotment-model-"))
+        self._staging = Path(tempfile.mkdtemp(prefix="allotment-model-", dir=folder))
         self._staged: Model | None = None
+        self._connected = False
         self._interrupted = asyncio.Event()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Raises: Interrupted, ServerFailed, AllotmentError."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._on_interrupt)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
+        loop.add_signal_handler(signal.SIGTERM, self._abort, 128 + signal.SIGTERM)
         try:
             with self._view:
                 settings = await asyncio.to_thread(self._connect)
+                self._connected = True
                 async with AsyncClient(
                     settings.address,
                     token=settings.token,
@@ -90,16 +101,17 @@ class Search:
             raise Interrupted
 
     def _on_interrupt(self) -> None:
-        if self._interrupted.is_set():
-            self._abort()
+        if self._interrupted.is_set() or not self._connected:
+            self._abort(130)
         self._interrupted.set()
         self._view.note("stopping; Ctrl-C once more aborts without writing a model")
 
-    def _abort(self) -> None:
+    def _abort(self, status: int) -> None:
+        """Ends this process at once, and what it started."""
         self._view.close()
         main.kill_servers()
         shutil.rmtree(self._staging, ignore_errors=True)
-        os._exit(130)
+        os._exit(status)
 
     async def _search(self, client: AsyncClient) -> None:
         try:

@@ -26,7 +26,7 @@ def up(
 
     The folder's file `token` has a token for the server.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED if not _installed(name)]
     if missing:
         raise FailedPrecondition(
             f"a server needs {', '.join(missing)}; pip install 'allotment[local]'",
@@ -43,3 +43,10 @@ def up(
         raise FailedPrecondition(
             f"{sys.executable} can't be started: {e.strerror}", reason="SERVER_FAILED"
         ) from e
+
+
+def _installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ModuleNotFoundError:
+        return False

@@ -129,6 +129,8 @@ class View:
             f"{finished} trials finished, {names} running, "
             f"best {self._experiment.metric} {best}{left}",
             style="bold",
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
     def finished(
