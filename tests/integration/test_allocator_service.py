@@ -167,7 +167,7 @@ async def test_a_lease_is_granted_and_its_trainer_started(tmp_path: Path) -> Non
         assert order["lease"] == lease.name
         assert (order["epoch"], order["server"]) == (1, "127.0.0.1:4711")
         assert (order["threads"], order["memory_bytes"]) == (1, 1 << 30)
-        assert Path(order["cache_dir"]).name == "local"
+        assert Path(order["cache_dir"]) == tmp_path / "cache"
         principal = site.verifier.verify(order["token"])
         assert (principal.role, principal.lease_epoch) == (Role.TRAINER, 1)
         assert principal.lease == LeaseName.parse(lease.name)

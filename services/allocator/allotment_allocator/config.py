@@ -16,7 +16,7 @@ class AllocatorConfig:
     work_dir: Path
     """A folder for this service alone: trainers' own folders, which go with them."""
     cache_dir: Path
-    """Where trainers keep data by content, in a folder for each tenant."""
+    """Where trainers keep data by content; they make a folder for each tenant."""
     server_address: str = "127.0.0.1:50051"
     """Where trainers reach the controller and the dataset service."""
     slots: int = 0

@@ -176,7 +176,7 @@ class Keeper:
             token=self._tokens(lease.name, lease.epoch, self._clock.now()),
             threads=lease.slot_count * self._pool.threads_per_slot,
             memory_bytes=lease.slot_count * self._pool.memory_bytes_per_slot,
-            cache_dir=self._cache_dir / lease.tenant.tenant_id,
+            cache_dir=self._cache_dir,
         )
 
     def _note_exit(self, gone: TrainerExit) -> None:
