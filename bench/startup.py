@@ -19,7 +19,15 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2
 
-SERVICES = ("dataset", "controller", "allocator", "exporter")
+from allotment_core.auth.tokens import TokenSigner, load_or_create_key
+
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "dataset": ("BLOB_DIR", "WORK_DIR"),
+    "controller": (),
+    "allocator": ("WORK_DIR", "CACHE_DIR"),
+    "exporter": ("WORK_DIR",),
+    "baseline": (),
+}
 FORBIDDEN = ("torch", "sklearn", "lightgbm")
 EMPTY_SERVER = """
 import asyncio, sys, grpc.aio
@@ -44,10 +52,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def seconds_to_serving(command: list[str], environment: dict[str, str], port: int) -> float:
+def environment(service: str, folder: Path, port: int) -> dict[str, str]:
+    """The settings of one service alone, on an empty folder."""
+    signer = TokenSigner(load_or_create_key(folder / "key.pem"))
+    (folder / "public.pem").write_bytes(signer.public_key_pem)
+    (folder / "token").write_text("unused", encoding="utf-8")
+    own = {
+        "DATABASE_URL": f"sqlite:///{folder}/{service}.db",
+        **{name: f"{folder}/{name}" for name in FOLDERS[service]},
+    }
+    key = {"KEY_FILE": "key.pem"} if service == "allocator" else {"PUBLIC_KEY_FILE": "public.pem"}
+    token = {"TOKEN_FILE": "token"} if service in ("controller", "exporter") else {}
+    serve = {name: f"{folder}/{file}" for name, file in {**key, **token}.items()}
+    return {
+        **{f"ALLOTMENT_{service.upper()}_{name}": value for name, value in own.items()},
+        **{f"ALLOTMENT_SERVE_{name}": value for name, value in serve.items()},
+        "ALLOTMENT_SERVE_ADDRESS": f"127.0.0.1:{port}",
+    }
+
+
+def seconds_to_serving(command: list[str], settings: dict[str, str], port: int) -> float:
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command, env={**os.environ, **settings}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 20)]
     options += [("grpc.initial_reconnect_backoff_ms", 10), ("grpc.min_reconnect_backoff_ms", 10)]
@@ -89,23 +116,20 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
 
-    def median(command: list[str], environment_for: str) -> float:
+    def median(command: list[str], service: str) -> float:
         times = []
         for _ in range(arguments.repeat):
             with tempfile.TemporaryDirectory(prefix="allotment-bench-") as folder:
                 port = free_port()
                 filled = [part.replace("ADDRESS", f"127.0.0.1:{port}") for part in command]
-                environment = {
-                    f"ALLOTMENT_{environment_for.upper()}_ADDRESS": f"127.0.0.1:{port}",
-                    f"ALLOTMENT_{environment_for.upper()}_DIR": folder,
-                }
-                times.append(seconds_to_serving(filled, environment, port))
+                settings = environment(service, Path(folder), port)
+                times.append(seconds_to_serving(filled, settings, port))
         return statistics.median(times)
 
-    baseline_s = median([sys.executable, "-c", EMPTY_SERVER, "ADDRESS"], "none")
+    baseline_s = median([sys.executable, "-c", EMPTY_SERVER, "ADDRESS"], "baseline")
     print(f"{'empty server':12} {baseline_s:.3f} s")
     slowest_s = 0.0
-    for service in SERVICES:
+    for service in ("dataset", "controller", "allocator", "exporter"):
         median_s = median([sys.executable, "-m", f"allotment_{service}"], service)
         slowest_s = max(slowest_s, median_s)
         print(f"{service:12} {median_s:.3f} s  ratio {median_s / baseline_s:.2f}", flush=True)
