@@ -80,7 +80,7 @@ def prepare_environment(arguments: Sequence[str]) -> None:
     os.environ.update(ENVIRONMENT)
     if sys.platform != "linux" or _OPENMP_TRIED in os.environ or _has_openmp():
         return
-    bundled = _bundled_openmp()
+    bundled = bundled_openmp()
     if bundled is None:
         return
     folder = Path(tempfile.mkdtemp(prefix="allotment-openmp-"))
@@ -107,7 +107,7 @@ def _has_openmp() -> bool:
     return True
 
 
-def _bundled_openmp() -> Path | None:
+def bundled_openmp() -> Path | None:
     folders = [*site.getsitepackages(), *sys.path]
     for folder in folders:
         found = sorted(Path(folder or ".").glob("scikit_learn.libs/libgomp-*.so*"))

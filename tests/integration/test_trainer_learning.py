@@ -1,0 +1,119 @@
+"""Real trials in a real host: every family on a table with quirks, over the wire and back."""
+
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from allotment_api.common.v1 import table_pb2
+from allotment_api.search.v1 import search_pb2
+from allotment_api.trainer.v1 import session_pb2 as pb
+from allotment_search import Grammar
+from allotment_testkit.trainer_stage import TRIALS, HostProcess, Stage, assignment, staged
+from allotment_trainer.processes import preload
+
+ROWS = 300
+FAMILIES = (
+    "constant",
+    "linear",
+    "random_forest",
+    "extra_trees",
+    "hist_gradient_boosting",
+    "lightgbm",
+)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def host(stage: Stage) -> AsyncIterator[HostProcess]:
+    async with stage.host() as made:
+        yield made
+
+
+def _part() -> bytes:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=ROWS)
+    x[::7] = np.nan
+    color = rng.choice(["red", "", "grün"], ROWS)
+    label = np.where(np.nan_to_num(x) + (color == "red") > 0.3, "yes", "no")
+    label[5] = ""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"x": x, "color": color, "label": label}), sink)
+    return sink.getvalue()
+
+
+def _choice(symbol: str, value: str | float | int | bool) -> search_pb2.Choice:
+    if isinstance(value, bool):
+        return search_pb2.Choice(symbol=symbol, flag=value)
+    if isinstance(value, int):
+        return search_pb2.Choice(symbol=symbol, integer=value)
+    if isinstance(value, float):
+        return search_pb2.Choice(symbol=symbol, number=value)
+    return search_pb2.Choice(symbol=symbol, production=value)
+
+
+def _assignment(number: int, family: str, part: str) -> pb.Assignment:
+    message = assignment(str(number))
+    message.family = f"families/{family}"
+    message.memory_bytes = 1 << 30
+    choices = Grammar.load("tabular").default(family)
+    message.derivation.extend(_choice(c.symbol, c.value) for c in choices)
+    message.table.part_sha256.append(part)
+    message.table.row_count = ROWS
+    categorical = table_pb2.COLUMN_TYPE_CATEGORICAL
+    message.table.columns.extend(
+        [
+            table_pb2.Column(name="x", type=table_pb2.COLUMN_TYPE_NUMERIC),
+            table_pb2.Column(name="color", type=categorical),
+            table_pb2.Column(name="label", type=categorical),
+        ]
+    )
+    message.target = "label"
+    message.task = table_pb2.TASK_TYPE_BINARY
+    message.metric = table_pb2.METRIC_LOG_LOSS
+    message.classes.extend(["no", "yes"])
+    message.feature_columns.extend(["x", "color"])
+    return message
+
+
+async def test_every_family_is_trained_and_leaves_a_graph(stage: Stage, host: HostProcess) -> None:
+    part = stage.blobs.add(_part())
+    host.order("start", **stage.start(memory_bytes=1 << 30))
+    await stage.controller.connected()
+    offered = {f.family: f.available for f in stage.controller.hellos[0].families}
+    assert offered == dict.fromkeys(FAMILIES, True)
+    for number, family in enumerate(FAMILIES, 1):
+        stage.controller.say(assignment=_assignment(number, family, part))
+        result = await stage.controller.result_of(f"{TRIALS}/{number}")
+        assert 0 < result.score < 1
+        assert result.validation_row_count == ROWS - 1
+        graph = stage.blobs.blobs[f"tenants/local/blobs/{result.graph_sha256}"]
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        assert [i.name for i in session.get_inputs()] == ["x", "color"]
+        probabilities = session.run(
+            ["probabilities"],
+            {"x": np.array([[np.nan]]), "color": np.array([["blue"]], dtype=object)},
+        )[0]
+        assert abs(probabilities.sum() - 1) < 1e-6
+
+
+async def test_the_host_has_one_thread_and_no_grpc(stage: Stage, host: HostProcess) -> None:
+    process = psutil.Process(host.pid)
+    assert process.num_threads() == 1
+    assert not [m.path for m in process.memory_maps() if "grpc" in m.path]
+
+
+def test_a_bundled_openmp_runtime_is_found_for_machines_without_one() -> None:
+    bundled = preload.bundled_openmp()
+    assert bundled is None or bundled.is_file()
