@@ -24,12 +24,13 @@ from allotment_testkit.dataset_service import (
 
 EXPERIMENT = f"{TENANT}/experiments/e1"
 TRIAL = f"{EXPERIMENT}/trials/t1"
+GRACE_S = 0.6
 BIG = bytes(range(256)) * 12_000
 
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[DatasetClient]:
-    async with dataset_service(tmp_path, collect_grace_s=0.0, collect_every_s=0.05) as opened:
+    async with dataset_service(tmp_path, collect_grace_s=GRACE_S, collect_every_s=0.05) as opened:
         yield opened
 
 
@@ -85,7 +86,7 @@ async def test_a_blob_lives_as_long_as_anybody_holds_it(
     model = f"{EXPERIMENT}/models/m1"
     await hold(client, model, blob.name)
     assert await release(client, TRIAL) == 1
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1.5 * GRACE_S)
     assert await client.read_blob(blob.name) == b"model"
     assert await release(client, EXPERIMENT) == 1
     assert (await refused(client.read_blob(blob.name))).reason == "NOT_FOUND"
@@ -105,7 +106,7 @@ async def test_versions_keep_their_parts_from_everybody(client: DatasetClient) -
     version = await client.imported(b"a,b\n1,x\n2,y\n", "d")
     error = await refused(release(client, version.name))
     assert error.reason == "INVALID_OWNER"
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1.5 * GRACE_S)
     await client.read_blob(f"{TENANT}/blobs/{version.table.part_sha256[0]}")
 
 
@@ -121,7 +122,7 @@ async def test_equal_bytes_of_two_tenants_stay_apart(client: DatasetClient, tmp_
     assert theirs.name == name
     assert len(stored(tmp_path)) == 1
     await release(client, EXPERIMENT)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1.5 * GRACE_S)
     assert await other.read_blob(name) == b"same"
     assert (await refused(client.read_blob(mine.name))).reason == "NOT_FOUND"
 
@@ -131,8 +132,13 @@ async def test_owners_are_of_the_parent(client: DatasetClient) -> None:
     assert error.reason in ("INVALID_OWNER", "NOT_FOUND")
 
 
-async def test_stores_and_collections_at_once_lose_nothing(client: DatasetClient) -> None:
+async def test_stores_and_collections_at_once_lose_nothing(tmp_path: Path) -> None:
     """Every put that was answered can be read until it is released, while collection runs."""
+    async with dataset_service(tmp_path, collect_grace_s=0.0, collect_every_s=0.01) as client:
+        await _store_and_release(client)
+
+
+async def _store_and_release(client: DatasetClient) -> None:
 
     async def use(number: int) -> None:
         owner = f"{TENANT}/experiments/e{number}"
@@ -178,7 +184,7 @@ async def test_the_grace_period_is_kept(tmp_path: Path) -> None:
     ) as client:
         await client.put_blob(b"x", TRIAL)
         await release(client, TRIAL)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
         assert stored(tmp_path)
         clock.ahead = timedelta(seconds=601)
         await until(lambda: not stored(tmp_path))

@@ -7,7 +7,7 @@ from allotment_api.dataset.v1 import blob_pb2 as pb
 from allotment_core.names import BlobName, TenantName, check_sha256
 from allotment_dataset import convert
 from allotment_dataset.domain.blobs import Blobs
-from allotment_dataset.domain.streams import headed
+from allotment_dataset.domain.streams import headed, heard_out
 
 
 class BlobServicer:
@@ -19,10 +19,11 @@ class BlobServicer:
     async def PutBlob(
         self, requests: AsyncIterator[pb.PutBlobRequest], context: Any
     ) -> pb.PutBlobResponse:
-        first, requests = await headed(requests, ("parent", "owner", "sha256"))
-        sha256 = check_sha256(first.sha256, "sha256") if first.sha256 else ""
-        chunks = (r.data async for r in requests)
-        blob = await self._blobs.put(TenantName.parse(first.parent), first.owner, chunks, sha256)
+        async with heard_out(requests):
+            first, same = await headed(requests, ("parent", "owner", "sha256"))
+            sha256 = check_sha256(first.sha256, "sha256") if first.sha256 else ""
+            data = (r.data async for r in same)
+            blob = await self._blobs.put(TenantName.parse(first.parent), first.owner, data, sha256)
         return pb.PutBlobResponse(blob=convert.blob_message(blob))
 
     async def ReadBlob(

@@ -9,9 +9,11 @@ from allotment_api.common.v1 import problem_pb2, table_pb2
 from allotment_api.dataset.v1 import blob_pb2, dataset_pb2
 from allotment_core.errors import FieldViolation, InvalidArgument
 from allotment_core.names import DatasetName, TenantName, UploadName, check_id, new_id
+from allotment_dataset.domain.column_names import check_column_name
 from allotment_dataset.domain.datasets import Dataset, Version
 from allotment_dataset.domain.holds import Blob
 from allotment_dataset.domain.imports import Import, ImportRequest
+from allotment_dataset.domain.parsing import MOST_COLUMNS
 from allotment_dataset.domain.table import (
     Column,
     ColumnOverride,
@@ -170,6 +172,14 @@ def import_request(request: dataset_pb2.CreateImportRequest) -> ImportRequest:
             "append needs the dataset_id of the dataset to append to",
             violations=(FieldViolation("dataset_id", "is needed with append"),),
         )
+    if len(request.overrides) > MOST_COLUMNS:
+        raise InvalidArgument(
+            f"there are {len(request.overrides)} overrides; a table has at most {MOST_COLUMNS} "
+            "columns",
+            violations=(FieldViolation("overrides", f"at most {MOST_COLUMNS}"),),
+        )
+    for column in (request.target_hint, *(o.column for o in request.overrides)):
+        check_column_name(column)
     dataset_id = check_id(request.dataset_id or new_id("dataset"), "dataset_id")
     _known(dataset_pb2.FileFormat.values(), request.format, "format")
     file_format = dataset_pb2.FileFormat.Name(request.format)

@@ -15,7 +15,7 @@ from allotment_core.names import (
 from allotment_dataset import convert
 from allotment_dataset.domain.catalogue import Catalogue
 from allotment_dataset.domain.importing import Imports
-from allotment_dataset.domain.streams import headed
+from allotment_dataset.domain.streams import headed, heard_out
 from allotment_dataset.domain.uploading import Uploads
 from allotment_dataset.domain.uploads import Chunk
 
@@ -41,9 +41,10 @@ class DatasetServicer:
     async def WriteUpload(
         self, requests: AsyncIterator[pb.WriteUploadRequest], context: Any
     ) -> pb.WriteUploadResponse:
-        first, requests = await headed(requests, ("name",))
-        chunks = (Chunk(offset=r.offset, data=r.data, last=r.last) async for r in requests)
-        upload = await self._uploads.write(UploadName.parse(first.name), chunks)
+        async with heard_out(requests):
+            first, same = await headed(requests, ("name",))
+            chunks = (Chunk(offset=r.offset, data=r.data, last=r.last) async for r in same)
+            upload = await self._uploads.write(UploadName.parse(first.name), chunks)
         return pb.WriteUploadResponse(upload=convert.upload_message(upload))
 
     async def GetUpload(self, request: pb.GetUploadRequest, context: Any) -> pb.GetUploadResponse:

@@ -93,6 +93,7 @@ class TestTask:
             (["a", "b"] * 50, TaskType.MULTICLASS, "NOT_MULTICLASS"),
             (["a", "b"] * 50, TaskType.REGRESSION, "TARGET_NOT_NUMERIC"),
             ([*range(99), "inf"], TaskType.UNSPECIFIED, "TARGET_INFINITE"),
+            (["a", "b" * 1001] * 50, TaskType.UNSPECIFIED, "LABEL_TOO_LONG"),
         ],
     )
     def test_what_cannot_be_learnt_is_refused(

@@ -10,6 +10,7 @@ from allotment_core.clock import Clock
 from allotment_core.errors import InvalidArgument
 from allotment_core.etags import check_etag
 from allotment_core.names import DatasetName, TenantName, VersionName
+from allotment_dataset.domain.column_names import require_column
 from allotment_dataset.domain.datasets import (
     LATEST,
     Dataset,
@@ -134,6 +135,8 @@ class Catalogue:
         )
         if known is not None:
             return known
+        names = [column.name for column in version.content.columns]
+        require_column(target, names, reason="TARGET_NOT_FOUND", what="target")
         key = (version.name, target, task)
         look = self._looking.get(key)
         if look is None:

@@ -1,11 +1,16 @@
 """Streams whose first message names what the rest is about."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from allotment_core.errors import FieldViolation, InvalidArgument, clip
+from allotment_core.errors import AllotmentError, FieldViolation, InvalidArgument, clip
 
 T = TypeVar("T")
+
+_HEARD_OUT_S = 5.0
 
 
 async def headed(messages: AsyncIterator[T], fields: Sequence[str]) -> tuple[T, AsyncIterator[T]]:
@@ -37,3 +42,19 @@ async def _same(first: T, rest: AsyncIterator[T], fields: Sequence[str]) -> Asyn
                     violations=(FieldViolation(name, "has to stay the same"),),
                 )
         yield message
+
+
+@asynccontextmanager
+async def heard_out(messages: AsyncIterator[object]) -> AsyncIterator[None]:
+    """Takes the rest of a stream, for up to 5 s, before an error goes out of the block.
+
+    A sender whose call ends while it sends may never see why.
+    """
+    try:
+        yield
+    except AllotmentError:
+        with contextlib.suppress(AllotmentError, TimeoutError):
+            async with asyncio.timeout(_HEARD_OUT_S):
+                async for _ in messages:
+                    pass
+        raise

@@ -98,12 +98,10 @@ class Uploads:
                 async for chunk in chunks:
                     async with session.lock:
                         await self._take(session, chunk)
-            except (AllotmentError, asyncio.CancelledError):
+            finally:
                 async with session.lock:
                     await self._settle(session)
-                raise
-            async with session.lock:
-                return await self._settle(session)
+            return session.upload
 
     @asynccontextmanager
     async def _session(self, name: UploadName) -> AsyncIterator[_Session]:

@@ -51,6 +51,8 @@ def is_number(trimmed: Any, decimal: str) -> Any:
     """A boolean array: which of the trimmed strings are numbers with this decimal mark."""
     pattern = _NUMBER_DOT if decimal == "." else _NUMBER_COMMA
     shape = pc.match_substring_regex(trimmed, pattern)
+    if pc.all(shape).as_py():
+        return shape
     return pc.or_(shape, pc.match_substring_regex(trimmed, _INFINITE))
 
 
@@ -81,7 +83,10 @@ def overflowing(trimmed: Any, values: Floats) -> bool:
 
 def inexact_integers(trimmed: Any) -> bool:
     """True when an integer among the strings is not exactly a float64."""
-    long = trimmed.filter(pc.match_substring_regex(trimmed, _BARE_INTEGER))
+    long = trimmed.filter(pc.greater_equal(pc.binary_length(trimmed), 16))
+    if not len(long):
+        return False
+    long = long.filter(pc.match_substring_regex(long, _BARE_INTEGER))
     return any(int(text) != int(float(text)) for text in long.to_pylist())
 
 

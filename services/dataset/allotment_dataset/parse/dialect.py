@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allotment_core.errors import InvalidArgument, clip
+from allotment_dataset.domain.column_names import LONGEST_NAME
 from allotment_dataset.domain.table import Notice
 from allotment_dataset.parse.text import TextFile
 
 LONGEST_CELL = 8 << 20
 """Bytes of a cell, or of a row, at most."""
-
-LONGEST_NAME = 256
-"""Characters of a column's name at most."""
 
 _SAMPLE_CHARACTERS = 1 << 20
 _SAMPLE_ROWS = 200

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from allotment_core.errors import InvalidArgument, clip
+from allotment_dataset.domain.column_names import require_column
 from allotment_dataset.domain.parsing import ImportJob, ImportOutcome, InspectJob
 from allotment_dataset.domain.table import (
     Column,
@@ -44,7 +45,6 @@ from allotment_dataset.parse.profile import (
 from allotment_dataset.parse.roles import (
     check_overrides,
     column_notices,
-    require_column,
     text_type,
     with_role,
 )

@@ -19,6 +19,7 @@ MOST_SPELLINGS = 1_000
 MOST_HASHED_ROWS = 20_000_000
 _TOP_VALUES = 10
 _SHOWN_CHARACTERS = 80
+_LONGEST_SPELLING = 64
 
 
 class NumberProfile:
@@ -226,7 +227,7 @@ class SpellingBook:
         return tuple(
             Spelling(value=v, text=t)
             for v, t in sorted(self._first.items())
-            if np.isfinite(v) and t != number_text(v)
+            if np.isfinite(v) and t != number_text(v) and len(t) <= _LONGEST_SPELLING
         )
 
 
@@ -253,8 +254,8 @@ class RowHashes:
     def duplicate_count(self) -> int:
         if not self._hashes:
             return 0
-        hashes = np.concatenate(self._hashes)
-        return int(len(hashes) - len(np.unique(hashes)))
+        hashes = np.sort(np.concatenate(self._hashes))
+        return int((hashes[1:] == hashes[:-1]).sum())
 
 
 def _cell_hashes(column: RawColumn) -> npt.NDArray[np.uint64]:

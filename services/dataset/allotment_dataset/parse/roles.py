@@ -2,11 +2,11 @@
 been seen.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from allotment_core.errors import InvalidArgument, clip
+from allotment_dataset.domain.column_names import require_column
 from allotment_dataset.domain.table import (
     Column,
     ColumnOverride,
@@ -139,26 +139,6 @@ def check_overrides(
                 reason="TWO_OF_A_ROLE",
             )
     return by_name
-
-
-def require_column(name: str, names: Sequence[str], *, reason: str, what: str) -> None:
-    """Raises: InvalidArgument with the closest name when there is no such column."""
-    if name in names:
-        return
-    close = closest_name(name, names)
-    hint = f"did you mean {clip(close)!r}?" if close else f"there are {clip(', '.join(names), 200)}"
-    raise InvalidArgument(
-        f"{what} {clip(name)!r} is not a column of the table; {hint}", reason=reason
-    )
-
-
-def closest_name(name: str, names: Sequence[str]) -> str:
-    """The name that was most likely meant, or ""."""
-    folded = {n.casefold(): n for n in reversed(names)}
-    if name.strip().casefold() in folded:
-        return folded[name.strip().casefold()]
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
-    return folded[close[0]] if close else ""
 
 
 def column_notices(column: Column, row_count: int) -> list[Notice]:

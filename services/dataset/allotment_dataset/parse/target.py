@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from allotment_core.errors import FieldViolation, InvalidArgument, clip
+from allotment_dataset.domain.column_names import require_column
 from allotment_dataset.domain.table import (
     Column,
     ColumnRole,
@@ -22,9 +23,9 @@ from allotment_dataset.domain.table import (
 )
 from allotment_dataset.parse.cells import FEW_VALUES, number_text
 from allotment_dataset.parse.giveaway import gives_away
-from allotment_dataset.parse.roles import require_column
 
 MOST_CLASSES = 1_000
+MOST_LABEL_CHARACTERS = 1_000
 FEW_SHARE = 0.05
 """Integers are classes when there are at most 20 of them and fewer than this share of the rows,
 or two in all.
@@ -46,7 +47,7 @@ def inspect(
     strings are classes; numbers are classes when there are exactly two, or when all are integers,
     at most 20 of them, and fewer than 5 % of the labelled rows; anything else is regression.
     Raises: InvalidArgument TARGET_NOT_FOUND, TARGET_HAS_ROLE, TARGET_EMPTY, ONE_CLASS,
-        TOO_MANY_CLASSES, NOT_BINARY,
+        TOO_MANY_CLASSES, LABEL_TOO_LONG, NOT_BINARY,
         NOT_MULTICLASS, TARGET_NOT_NUMERIC, TARGET_INFINITE.
     """
     require_column(target, [c.name for c in columns], reason="TARGET_NOT_FOUND", what="target")
@@ -127,6 +128,14 @@ def _choose_task(
             "take another target, or merge classes",
             "TOO_MANY_CLASSES",
         )
+    if not numeric and max(map(len, distinct)) > MOST_LABEL_CHARACTERS:
+        longest = max(distinct, key=len)
+        raise _refusal(
+            f"target {name!r} has a class of {len(longest)} characters, {clip(longest)!r}; the "
+            "limit "
+            f"is {MOST_LABEL_CHARACTERS}: shorten it, or take another target",
+            "LABEL_TOO_LONG",
+        )
     if wanted is TaskType.BINARY and count != 2:
         raise _refusal(
             f"target {name!r} has {count} classes; binary needs 2: take multiclass", "NOT_BINARY"
@@ -182,6 +191,8 @@ def _giveaways(
     groups = _row_groups(paths)
     near = _within(groups, rows)
     rows, goal = rows[near], goal[near]
+    if not len(rows):
+        return []
     limit = min(_SAMPLE_ROWS, _SAMPLE_CELLS // max(1, len(features)))
     picks = np.unique(np.linspace(0, len(rows) - 1, num=min(limit, len(rows))).astype(np.int64))
     rows, goal = rows[picks], goal[picks]
