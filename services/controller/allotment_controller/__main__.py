@@ -1,8 +1,5 @@
 """Serves the controller alone: `python -m allotment_controller`, settings from the environment."""
 
-import asyncio
-import os
-import signal
 import sys
 
 import grpc.aio
@@ -11,10 +8,8 @@ from allotment_controller.build import ChannelTo, build
 from allotment_controller.config import ControllerConfig, ServerConfig
 from allotment_core.auth.tokens import TokenVerifier
 from allotment_core.clock import SystemClock
-from allotment_core.config import load
-from allotment_core.errors import AllotmentError
-from allotment_core.events import configure_logging
 from allotment_core.rpc import RpcServer
+from allotment_core.rpc.alone import run_alone, serve_until_signal
 from allotment_core.rpc.client import channel
 
 
@@ -28,13 +23,9 @@ async def serve(config: ControllerConfig, alone: ServerConfig) -> None:
     ]
     service = await build(config, clock, *(_opener(c) for c in channels))
     verifier = TokenVerifier(alone.public_key_file.read_bytes(), clock)
-    server = RpcServer([service], verifier, clock, alone.address, metrics_port=alone.metrics_port)
-    await server.start()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await ended.wait()
-    await server.stop()
+    await serve_until_signal(
+        RpcServer([service], verifier, clock, alone.address, metrics_port=alone.metrics_port)
+    )
     for opened in channels:
         await opened.close()
 
@@ -43,17 +34,5 @@ def _opener(opened: grpc.aio.Channel) -> ChannelTo:
     return lambda: opened
 
 
-def main() -> int:
-    """The exit status: 0 after a drain, 2 for settings that can't be used."""
-    configure_logging("controller", os.environ.get("ALLOTMENT_LOG_LEVEL", "INFO"))
-    try:
-        config = load(ControllerConfig, os.environ, "ALLOTMENT_CONTROLLER_")
-        asyncio.run(serve(config, load(ServerConfig, os.environ, "ALLOTMENT_SERVE_")))
-    except AllotmentError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone("controller", ControllerConfig, ServerConfig, serve))

@@ -1,58 +1,30 @@
 """Serves the exporter alone: `python -m allotment_exporter`, settings from the environment."""
 
-import asyncio
-import os
-import signal
 import sys
 
 from allotment_core.auth.tokens import TokenVerifier
 from allotment_core.clock import SystemClock
-from allotment_core.config import load
-from allotment_core.errors import AllotmentError
-from allotment_core.events import configure_logging
 from allotment_core.rpc import RpcServer
+from allotment_core.rpc.alone import run_alone, serve_until_signal
 from allotment_core.rpc.client import channel
 from allotment_exporter.build import build
 from allotment_exporter.config import ExporterConfig, ServerConfig
 
 
-async def serve(config: ExporterConfig, server_config: ServerConfig) -> None:
+async def serve(config: ExporterConfig, alone: ServerConfig) -> None:
     """Until SIGTERM or SIGINT; then drains."""
     clock = SystemClock()
     # A rotated token is read again at the next call.
     dataset = channel(
-        server_config.dataset_address,
-        token_source=lambda: server_config.token_file.read_text().strip(),
+        alone.dataset_address, token_source=lambda: alone.token_file.read_text().strip()
     )
     service = await build(config, clock, dataset)
-    server = RpcServer(
-        [service],
-        TokenVerifier(server_config.public_key_file.read_bytes(), clock),
-        clock,
-        server_config.address,
-        metrics_port=server_config.metrics_port,
+    verifier = TokenVerifier(alone.public_key_file.read_bytes(), clock)
+    await serve_until_signal(
+        RpcServer([service], verifier, clock, alone.address, metrics_port=alone.metrics_port)
     )
-    await server.start()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await ended.wait()
-    await server.stop()
     await dataset.close()
 
 
-def main() -> int:
-    """The exit status: 0 after a drain, 2 for settings that can't be used."""
-    configure_logging("exporter", os.environ.get("ALLOTMENT_LOG_LEVEL", "INFO"))
-    try:
-        config = load(ExporterConfig, os.environ, "ALLOTMENT_EXPORTER_")
-        server_config = load(ServerConfig, os.environ, "ALLOTMENT_SERVE_")
-        asyncio.run(serve(config, server_config))
-    except AllotmentError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alone("exporter", ExporterConfig, ServerConfig, serve))
