@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main() -> int:
     if arguments.private:
         lifeline.hold_on(arguments.dir.parent)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    # Until the server takes signals itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     try:
         return asyncio.run(_serve(arguments))

@@ -38,25 +38,8 @@ async def build_services(
     left open.
     """
     builds = [
-        build_allocator(
-            AllocatorConfig(
-                database_url=state.database_url("allocator"),
-                work_dir=state.work("allocator"),
-                cache_dir=state.work("cache"),
-                server_address=address,
-            ),
-            clock,
-            signer,
-            first_host=trainer_host,
-        ),
-        build_dataset(
-            DatasetConfig(
-                database_url=state.database_url("dataset"),
-                blob_dir=state.blobs,
-                work_dir=state.work("dataset"),
-            ),
-            clock,
-        ),
+        build_allocator(_allocator_config(state, address), clock, signer, first_host=trainer_host),
+        build_dataset(_dataset_config(state), clock),
         build_exporter(
             ExporterConfig(
                 database_url=state.database_url("exporter"), work_dir=state.work("exporter")
@@ -65,9 +48,7 @@ async def build_services(
             open_channel(),
         ),
         build_controller(
-            ControllerConfig(database_url=state.database_url("controller")),
-            clock,
-            open_channel,
+            ControllerConfig(database_url=state.database_url("controller")), clock, open_channel
         ),
     ]
     built = await asyncio.gather(*builds, return_exceptions=True)
@@ -77,6 +58,23 @@ async def build_services(
         await close_databases(services)
         raise failures[0]
     return services
+
+
+def _allocator_config(state: StateFolder, address: str) -> AllocatorConfig:
+    return AllocatorConfig(
+        database_url=state.database_url("allocator"),
+        work_dir=state.work("allocator"),
+        cache_dir=state.work("cache"),
+        server_address=address,
+    )
+
+
+def _dataset_config(state: StateFolder) -> DatasetConfig:
+    return DatasetConfig(
+        database_url=state.database_url("dataset"),
+        blob_dir=state.blobs,
+        work_dir=state.work("dataset"),
+    )
 
 
 async def close_databases(services: list[Service]) -> None:
