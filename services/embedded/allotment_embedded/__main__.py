@@ -30,6 +30,7 @@ def main() -> int:
     if arguments.private:
         lifeline.hold_on(arguments.dir.parent)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Until the server takes signals itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 

@@ -20,6 +20,8 @@ def main() -> int:
     """Runs the command line of this process."""
     arguments = sys.argv[1:]
     assert STARTED_MONOTONIC  # Read before anything that takes time.
+    # What gRPC's core has to say about lost connections is said by us, in a line.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if needs_own_server(arguments, os.environ):
             _early.append(ServerProcess())
