@@ -40,6 +40,10 @@ class ChildLimits:
     wall_s: float
 
 
+_REFILL_DELAY_S = 2.0
+"""An import is followed by the first trials on its rows: they go first."""
+
+
 class ParseChildren:
     """Starts parse children. Each does one job on one tenant's file and ends.
 
@@ -96,7 +100,7 @@ class ParseChildren:
             finally:
                 await _end(child)
                 await self._spool.drop(folder)
-                self._refill()
+                self._refill(_REFILL_DELAY_S)
 
     async def _talk(
         self,
@@ -163,15 +167,16 @@ class ParseChildren:
                 return child
         return await _spawn()
 
-    def _refill(self) -> None:
+    def _refill(self, delay_s: float = 0.0) -> None:
         if self._stopped or len(self._warm) + len(self._refills) >= self._warm_count:
             return
-        task = asyncio.create_task(self._add_warm(), name="warm parse child")
+        task = asyncio.create_task(self._add_warm(delay_s), name="warm parse child")
         self._refills.add(task)
         task.add_done_callback(self._refills.discard)
 
-    async def _add_warm(self) -> None:
+    async def _add_warm(self, delay_s: float) -> None:
         try:
+            await asyncio.sleep(delay_s)
             self._warm.append(await _spawn())
         except AllotmentError as e:
             log.warning("no parse child could be started ahead", extra={"reason": e.reason})
