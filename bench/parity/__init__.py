@@ -1,0 +1,1 @@
+"""Graphs beside their source libraries: exactness, size, speed."""
