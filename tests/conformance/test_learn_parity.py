@@ -101,12 +101,13 @@ def assert_same(task: TrialTask, table: Table, graph: bytes, models: list[FoldMo
 
 
 @settings(
-    max_examples=200,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(task=tasks())
+@pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore")
 def test_graph_predicts_what_the_libraries_predict(task: TrialTask) -> None:
     features, models = fitted(task)
