@@ -65,7 +65,6 @@ class Session:
         self._clock = clock
         self._lease = LeaseClock(clock.monotonic())
         self._heartbeat_s = DEFAULT_HEARTBEAT_S
-        self._heartbeats_are_answered = False
         self._outbox = Outbox()
         self._work = asyncio.Event()
         """Set when there is something to send, or the session ends."""
@@ -179,9 +178,6 @@ class Session:
             if now >= beat_at:
                 await call.write(wire.heartbeat(self._running()))
                 beat_at = now + self._heartbeat_s
-                if not self._heartbeats_are_answered:
-                    # Then the stream stands for the answer: pings of the transport watch it.
-                    self._lease.answered(now)
             if self._ending is not None and not self._runner.is_handing_in:
                 self._stop_trial(self._ending.value)
             if reader.done():
@@ -214,9 +210,7 @@ class Session:
         match response.WhichOneof("message"):
             case "assignment":
                 await self._assigned(response.assignment)
-            case "acknowledgement" if not response.acknowledgement.HasField("key"):
-                self._heartbeats_are_answered = True
-            case "acknowledgement":
+            case "acknowledgement" if response.acknowledgement.HasField("key"):
                 self._outbox.acknowledge(wire.key_of(response.acknowledgement.key))
                 self._work.set()
             case "stop" if wire.attempt_of(response.stop) == self._attempt:

@@ -41,6 +41,9 @@ ENVIRONMENT: Mapping[str, str] = {
 MODULES: Sequence[str] = (
     "allotment_trainer.fit",
     "allotment_learn.families.offered",
+    # What Arrow and joblib import when they are first used.
+    "pyarrow.pandas_compat",
+    "multiprocessing.dummy",
     "allotment_api.trainer.v1.session_pb2",
     "allotment_api.dataset.v1.blob_pb2",
 )
