@@ -1,5 +1,6 @@
 """`python -m allotment_trainer`: a trainer for one lease, by itself. Exit status 0: its work is
-done."""
+done.
+"""
 
 import asyncio
 import gc
@@ -46,7 +47,7 @@ def _start(config: TrainerConfig) -> Start:
 
 
 def main() -> int:
-    preload.prepare_environment(["-m", "allotment_trainer"])
+    preload.prepare_environment()
     try:
         config = settings.load(TrainerConfig, os.environ, PREFIX)
         start = _start(config)

@@ -2,9 +2,8 @@
 them over.
 
 `run` is called right after the host's fork and never returns. gRPC is imported only once the
-nursery is forked.
-Messages from the host: {"lease": {...}}, {"stop": {"grace_s": 5}}. To the host: {"idle": {"ending":
-"RELEASED"}}.
+nursery is forked. Messages from the host: {"lease": {...}}, {"stop": {"grace_s": 5}}. To the host:
+{"idle": {"ending": "RELEASED"}}.
 """
 
 import asyncio

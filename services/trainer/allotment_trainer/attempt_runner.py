@@ -32,9 +32,9 @@ class AttemptRunner:
 
     async def run(self, job: TrialJob, report: Callable[[Report], None]) -> None:
         """Reports the start, every fold, and the end. Cancelled: the process is gone when this
-        returns, and no end
-        is reported. Raises: Unavailable when no trial can be run here any more; that is reported
-        too."""
+        returns, and no end is reported. Raises: Unavailable when no trial can be run here any
+        more; that is reported too.
+        """
         report(Started())
         try:
             end = await self._end(job, report)

@@ -1,5 +1,6 @@
 """Settings of a trainer that runs by itself, as in a Kubernetes Job. A host's trainers get theirs
-with their lease."""
+with their lease.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ class TrainerConfig:
     """the file that has it."""
     ca: Path | None = None
     """PEM of the authority that signed the server's certificate; needed unless the server is on
-    loopback or its
-    certificate is signed by one that the system trusts."""
+    loopback or its certificate is signed by one that the system trusts.
+    """
     threads: int = 1
     memory_bytes: int = 2 << 30
     """Of one trial."""

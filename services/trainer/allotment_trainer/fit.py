@@ -1,5 +1,4 @@
-"""From a job to a trained model: reads the table, sets the task up, leaves it to
-allotment_learn."""
+"""From a job to a trained model: reads the table, sets the task up, leaves it to learn."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +31,8 @@ _KINDS = {kind.value: kind for kind in ColumnKind}
 
 def run(job: TrialJob, folder: Path, report: Callable[[Progress], None]) -> Finished:
     """The TrialFunction of this product. Raises: what `run_trial` raises; InvalidArgument for a job
-    that can't be."""
+    that can't be.
+    """
 
     def after_fold(fold: FoldReport) -> None:
         report(

@@ -2,20 +2,19 @@
 
 Imports what trials need once, stays without threads and gRPC, and obeys lines of JSON on stdin:
 
-    {"start": {"id", "tenant", "server", "token", "lease", "epoch", "threads", "memory_bytes",
-    "cache_dir", "work_dir"}}
-    {"lease": {"id", "server", "token", "lease", "epoch", "threads", "memory_bytes"}}    an idle
-    trainer's next lease
+    {"start": {"id", "tenant", "cache_dir", "work_dir", and a lease}}
+    {"lease": {"id", and a lease}}                      an idle trainer's next one
     {"stop": {"id", "grace_s"}}
     {"kill": {"id"}}
 
-It says on stdout:
+A lease is "server", "token", "lease", "epoch", "threads", "memory_bytes". The host says on stdout:
 
     {"ready": {"pid"}}
     {"started": {"id", "pid"}}
     {"idle": {"id", "ending"}}                          its session is over; it waits for a lease
-    {"exited": {"id", "status", "cause", "log_tail"}}   cause: STOPPED, KILLED, REFUSED, FAILED,
-    CRASHED
+    {"exited": {"id", "status", "cause", "log_tail"}}
+
+A cause is STOPPED, KILLED, REFUSED, FAILED or CRASHED.
 
 Logs go to stderr. When stdin ends, its parent dies, or SIGTERM comes, it ends with everything below
 it.
@@ -251,7 +250,8 @@ class Host:
 
     def _end(self) -> None:
         """Ends every trainer: after SIGTERM with a little grace, else at once (nobody listens any
-        more)."""
+        more).
+        """
         if self._terminated and not self._orders.at_end:
             for trainer in self._trainers.values():
                 trainer.tell({"stop": {"grace_s": TERM_GRACE_S}})
@@ -296,7 +296,7 @@ def serve(trial: TrialFunction, offer: preload.Offer) -> None:
 
 
 def main() -> None:
-    preload.prepare_environment(["-m", "allotment_trainer.host"])
+    preload.prepare_environment()
     configure_logging("trainer")
     preload.load()
     preload.forget_openmp_folder()

@@ -76,8 +76,7 @@ class Session:
         self._leave_by = 0.0
 
     async def run(self) -> Ending:
-        """Until the lease is over, lost, or `leave` was called. No process of a trial is left
-        then."""
+        """Until the lease is over, lost, or `leave` was called. No trial is left then."""
         pause_s = FIRST_PAUSE_S
         try:
             while True:

@@ -1,10 +1,8 @@
 """Arrays of a table's columns, kept between the trials of an experiment.
 
 The first trial reads Parquet and leaves what it read: numbers as .npy (mapped, not read, by those
-that follow), strings
-as .npy of codes and a .json with what each code stands for. Several trials may write the same
-column; all write the
-same bytes, and a file gets its name when it is whole.
+that follow), strings as .npy of codes and a .json with what each code stands for. Several trials
+may write the same column; all write the same bytes, and a file gets its name when it is whole.
 """
 
 import hashlib

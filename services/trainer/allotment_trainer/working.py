@@ -1,5 +1,6 @@
 """A trainer at work: sessions, one after the other. Everything that needs gRPC is imported from
-here."""
+here.
+"""
 
 import asyncio
 import contextlib
@@ -117,8 +118,7 @@ async def _listen(
     grants: "asyncio.Queue[Grant | None]",
     stop: Callable[[float], None],
 ) -> None:
-    """What the host says. Its end ends this trainer at once: nobody is left to take its results
-    to."""
+    """What the host says. Its end ends this trainer at once: nobody takes its results."""
     control.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=control, limit=lines.LONGEST_LINE_BYTES)
     try:

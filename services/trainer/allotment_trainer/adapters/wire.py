@@ -40,7 +40,8 @@ def attempt_of(message: pb.Assignment | pb.StopTrial | pb.ReportKey) -> Attempt:
 
 def job_of(assignment: pb.Assignment, received_monotonic: float, grant: Grant) -> TrialJob:
     """The job of an assignment that came at this instant. Raises: InvalidArgument for one that says
-    too little."""
+    too little.
+    """
     split = assignment.split
     wanted = {
         *assignment.feature_columns,

@@ -1,5 +1,4 @@
-"""A lease as its holder sees it: fenced by an epoch, dead when the server is silent for too
-long."""
+"""A lease as its holder sees it: fenced by an epoch, dead when its server is silent too long."""
 
 import enum
 from dataclasses import dataclass

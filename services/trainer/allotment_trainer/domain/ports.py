@@ -33,7 +33,8 @@ class BlobStore(Protocol):
 
     def read(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
         """The blob's bytes from an offset. Raises: AllotmentError; Unavailable: go on from where it
-        was."""
+        was.
+        """
         ...
 
 

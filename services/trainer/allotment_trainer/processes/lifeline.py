@@ -1,8 +1,7 @@
 """A process that ends with its parent, and with everything below it.
 
 On Linux the kernel kills a child whose parent dies. Elsewhere the end of a pipe says so; every
-process here also
-watches that.
+process here also watches that.
 """
 
 import contextlib
@@ -22,8 +21,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 def die_with(parent_pid: int) -> None:
     """Called after a fork: from now on this process is killed when its parent is. A parent that
-    died meanwhile
-    ends it at once."""
+    died meanwhile ends it at once.
+    """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
@@ -32,7 +31,8 @@ def die_with(parent_pid: int) -> None:
 
 def adopt_orphans() -> None:
     """What descendants leave behind becomes this process's child, to be ended and waited for. Linux
-    alone."""
+    alone.
+    """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

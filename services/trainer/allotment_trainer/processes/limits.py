@@ -1,12 +1,9 @@
 """What a trial's process may use.
 
 Memory is held by two means. RLIMIT_DATA, at twice the allowance, makes one huge allocation fail
-with a MemoryError
-before any page of it exists (RLIMIT_AS would count what allocators only reserve). Within that, the
-nursery looks at the
-resident memory every 50 ms and kills at the allowance. If the machine runs out all the same, the
-kernel takes the
-trial first.
+with a MemoryError before any page of it exists (RLIMIT_AS would count what allocators only
+reserve). Within that, the nursery looks at the resident memory every 50 ms and kills at the
+allowance. If the machine runs out all the same, the kernel takes the trial first.
 """
 
 import contextlib

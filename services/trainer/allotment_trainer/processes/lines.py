@@ -14,7 +14,8 @@ def encode(message: dict[str, Any]) -> bytes:
 
 def write(descriptor: int, message: dict[str, Any]) -> None:
     """Writes the whole message, waiting for its reader where needed. Raises: OSError when nobody
-    reads."""
+    reads.
+    """
     left = memoryview(encode(message))
     while left:
         try:
@@ -33,8 +34,8 @@ class LineReader:
 
     def read(self) -> list[dict[str, Any]]:
         """One read, and the messages that it completes. Lines that are no JSON objects are left
-        out; at the end of
-        the stream `at_end` is set."""
+        out; at the end of the stream `at_end` is set.
+        """
         try:
             data = os.read(self._descriptor, 1 << 16)
         except BlockingIOError:

@@ -31,7 +31,7 @@ from allotment_trainer.processes.lifeline import (
 from allotment_trainer.processes.trial_child import TrialFunction
 
 WATCH_INTERVAL_S = 0.05
-DEADLINE_GRACE_S = 1.0
+DEADLINE_GRACE_S = 0.5
 """After the deadline a trial may still end by itself (a fold's last tree, writing its failure)."""
 
 

@@ -69,16 +69,14 @@ class Offer:
     library_versions: Mapping[str, str]
 
 
-def prepare_environment(arguments: Sequence[str]) -> None:
-    """Called before any heavy import. May start this program again, by `python` and these
-    arguments: the place where
-    the loader looks for libraries can only be set from outside.
+def prepare_environment() -> None:
+    """Called before any heavy import. May start this program again: the place where the loader
+    looks for libraries can only be set from outside.
 
     LightGBM needs the system's OpenMP runtime, which a bare machine doesn't have, while
-    scikit-learn's wheel brings a
-    copy of the same library under a name of its own. Under the system's name, in a private folder,
-    it serves both
-    (and the loader takes it once: it is the same file).
+    scikit-learn's wheel brings a copy of the same library under a name of its own. Under the
+    system's name, in a private folder, it serves both (and the loader takes it once: it is the same
+    file).
     """
     os.environ.update(ENVIRONMENT)
     if sys.platform != "linux" or _OPENMP_TRIED in os.environ or _has_openmp():
@@ -91,7 +89,7 @@ def prepare_environment(arguments: Sequence[str]) -> None:
     before = os.environ.get("LD_LIBRARY_PATH")
     os.environ["LD_LIBRARY_PATH"] = f"{folder}:{before}" if before else str(folder)
     os.environ[_OPENMP_TRIED] = str(folder)
-    os.execv(sys.executable, [sys.executable, *arguments])
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def forget_openmp_folder() -> None:

@@ -37,8 +37,8 @@ def run(
     trial: TrialFunction, job: TrialJob, folder: Path, report_fd: int, log_fd: int, parent_pid: int
 ) -> NoReturn:
     """The whole life of a trial's process, after the fork. `report_fd` is a pipe that also shows
-    that the nursery
-    lives."""
+    that the nursery lives.
+    """
     status = 70
     try:
         _settle(report_fd, log_fd, parent_pid)
