@@ -50,7 +50,7 @@ MODULES: Sequence[str] = (
 LIBRARIES = ("lightgbm", "numpy", "onnx", "pyarrow", "scikit-learn", "scipy")
 
 _OPENMP = "libgomp.so.1"
-_OPENMP_TRIED = "ALLOTMENT_TRAINER_OPENMP_TRIED"
+_OPENMP_TRIED = "ALLOTMENT_PRIVATE_OPENMP"
 
 
 @dataclass(frozen=True, slots=True)
