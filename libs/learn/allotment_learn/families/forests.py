@@ -37,17 +37,37 @@ def _fit(training: Training, classifier: Any, regressor: Any) -> Fitted:
     model.fit(training.matrix, training.target, sample_weight=training.weights)
     trees = of_forest(model.estimators_)
     count = float(len(model.estimators_))
+    if not training.class_count:
+        form = TreesForm(trees, np.zeros(1), count, True, Link.IDENTITY)
+
+        def numbers(matrix: Floats) -> Floats:
+            return np.asarray(model.predict(matrix)[:, None], dtype=np.float64)
+
+        return Fitted(numbers, form)
+    shares = _class_shares(training)
+
+    def probabilities(matrix: Floats) -> Floats:
+        voted = np.asarray(model.predict_proba(matrix), dtype=np.float64)
+        return (voted * count + shares) / (count + 1.0)
+
     if training.class_count == 2:
         # The first class's share is what the second's leaves.
-        form = TreesForm(_second_class(trees), np.zeros(1), count, True, Link.COMPLEMENT)
-        return Fitted(model.predict_proba, form)
-    outputs = training.output_count
-    form = TreesForm(trees, np.zeros(outputs), count, True, Link.IDENTITY)
+        form = TreesForm(_second_class(trees), shares[1:], count + 1.0, True, Link.COMPLEMENT)
+    else:
+        form = TreesForm(trees, shares, count + 1.0, True, Link.IDENTITY)
+    return Fitted(probabilities, form)
 
-    def numbers(matrix: Floats) -> Floats:
-        return np.asarray(model.predict(matrix)[:, None], dtype=np.float64)
 
-    return Fitted(model.predict_proba if training.class_count else numbers, form)
+def _class_shares(training: Training) -> Floats:
+    """What one more tree says that knows the classes' shares alone.
+
+    Without it a class that no tree has seen near a row gets a probability of exactly 0, and a
+    single such row decides a forest's log loss.
+    """
+    counts = np.bincount(
+        training.target.astype(np.int64), weights=training.weights, minlength=training.class_count
+    ).astype(np.float64)
+    return np.asarray(counts / counts.sum())
 
 
 def _second_class(trees: Trees) -> Trees:

@@ -17,7 +17,8 @@ _OPTIMISM = 0.7
 HOPELESS_AFTER = 10
 """Trials that may fail in a row at the start before the experiment fails."""
 _LARGE_ROW_COUNT = 200_000
-_SMALL_ROW_COUNT = 500
+_FOLD_COUNTS = (8, 5)
+"""The first affordable one is taken: more folds leave each of them more rows to learn from."""
 _FOLDS_SHARE = 1 / 12
 """Folds, while all fits of a plain boosting trial take no more than this share of the budget."""
 
@@ -35,23 +36,25 @@ def choose_split(
     ``shape.fit_count`` is not read.
     """
     rows = shape.row_count
-    part_count = min(8 if rows < _SMALL_ROW_COUNT else 5, max(2, rows // 2))
-    folds_cost_s = grammar.cost_s(
-        grammar.default("lightgbm", "default", _with_fits(shape, part_count)),
-        _with_fits(shape, part_count),
+    affordable = (
+        count
+        for count in _FOLD_COUNTS
+        if wall_time_s is None
+        or _boosting_cost_s(grammar, _with_fits(shape, count)) <= wall_time_s * _FOLDS_SHARE
     )
-    affordable = wall_time_s is None or folds_cost_s <= wall_time_s * _FOLDS_SHARE
-    method = SplitMethod.FOLDS
-    if time_column or rows > _LARGE_ROW_COUNT or not affordable:
-        method = SplitMethod.HOLD_OUT
-        part_count = 10 if rows >= 10_000 else min(5, part_count)
+    folds = None if time_column or rows > _LARGE_ROW_COUNT else next(affordable, None)
+    hold_out = 10 if rows >= 10_000 else 5
     return Split(
-        method=method,
-        part_count=part_count,
+        method=SplitMethod.FOLDS if folds else SplitMethod.HOLD_OUT,
+        part_count=min(folds or hold_out, max(2, rows // 2)),
         seed=seed,
         group_column=group_column,
         time_column=time_column,
     )
+
+
+def _boosting_cost_s(grammar: Grammar, shape: TaskShape) -> float:
+    return grammar.cost_s(grammar.default("lightgbm", "default", shape), shape)
 
 
 def _with_fits(shape: TaskShape, fit_count: int) -> TaskShape:
