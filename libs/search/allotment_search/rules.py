@@ -5,13 +5,23 @@ from collections.abc import Callable, Mapping
 
 from allotment_search.shape import TaskShape
 
-FOREST_NODE_LIMIT = 1_500_000
+FOREST_NODE_LIMIT = 2_500_000
 """Nodes of all trees of a trial together: a graph of about 100 MB, still proven in seconds."""
+_FEWEST_TREES = 30
 
 
 def forest_trees(shape: TaskShape) -> int:
-    """300 trees for a single fit; fold models are averaged, so that each of them can have fewer."""
-    return 300 if shape.fit_count == 1 else max(100, math.ceil(300 / shape.fit_count))
+    """300 trees for a single fit; fold models are averaged, so that each of them can have fewer.
+
+    Large data gets fewer trees before it gets larger leaves: fully grown trees score better.
+    """
+    wanted = 300 if shape.fit_count == 1 else max(60, math.ceil(300 / shape.fit_count))
+    return max(_FEWEST_TREES, min(wanted, int(FOREST_NODE_LIMIT / _nodes_of_each_tree(shape))))
+
+
+def _nodes_of_each_tree(shape: TaskShape) -> float:
+    """Of a fully grown tree in every fit together: an upper bound for usual data."""
+    return 1.26 * shape.training_row_count * shape.fit_count
 
 
 def forest_share(shape: TaskShape) -> float:
@@ -23,7 +33,7 @@ def forest_share(shape: TaskShape) -> float:
 
 def forest_leaf(shape: TaskShape) -> int:
     """The smallest leaf with which the default number of trees stays under FOREST_NODE_LIMIT."""
-    nodes = 1.26 * shape.training_row_count * forest_trees(shape) * shape.fit_count
+    nodes = _nodes_of_each_tree(shape) * forest_trees(shape)
     return max(1, min(50, math.ceil(nodes / FOREST_NODE_LIMIT)))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from allotment_core.errors import InvalidArgument
 from allotment_search import Choice, Grammar, TaskShape
+from allotment_search.rules import FOREST_NODE_LIMIT
 
 GRAMMAR = Grammar.load("tabular")
 SLOTS = {"numeric", "category", "date", "target", "model"}
@@ -81,7 +82,8 @@ def test_a_single_forest_has_300_trees_and_the_root_of_the_features() -> None:
 def test_forests_of_large_data_stay_small_enough_to_prove() -> None:
     shape = TaskShape(task="binary", row_count=100_000, numeric_count=16, fit_count=1)
     model = GRAMMAR.resolve(GRAMMAR.default("random_forest", shape=shape)).components["model"]
-    assert int(model.params["min_samples_leaf"]) > 10
+    trees, leaf = int(model.params["n_estimators"]), int(model.params["min_samples_leaf"])
+    assert 1.26 * shape.training_row_count * trees / leaf <= FOREST_NODE_LIMIT
 
 
 def _replaced(symbol: str, value: Any) -> tuple[Choice, ...]:
