@@ -7,7 +7,7 @@ from allotment_search.shape import TaskShape
 
 FOREST_NODE_LIMIT = 2_500_000
 """Nodes of all trees of a trial together: a graph of about 100 MB, still proven in seconds."""
-_FEWEST_TREES = 30
+_FEWEST_TREES = 50
 
 
 def forest_trees(shape: TaskShape) -> int:
