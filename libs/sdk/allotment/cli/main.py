@@ -4,16 +4,12 @@ Exit codes: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from allotment.cli.server_process import ServerProcess
+from allotment.cli import own_server
 from allotment.cli.started import STARTED_MONOTONIC
-
-_early: list[ServerProcess] = []
 
 
 def main() -> int:
@@ -24,32 +20,12 @@ def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if needs_own_server(arguments, os.environ):
-            _early.append(ServerProcess())
+            own_server.start()
         return _run(arguments)
     except KeyboardInterrupt:
         return 130
     finally:
-        kill_servers()
-
-
-def take_server() -> ServerProcess:
-    """The server that was started early, or a fresh one; `main` ends it."""
-    if not _early:
-        _early.append(ServerProcess())
-    return _early[0]
-
-
-def private_folder() -> Path | None:
-    """A folder that goes with this process's own server; None without one."""
-    return _early[0].folder if _early else None
-
-
-def kill_servers() -> None:
-    """Ends what this process started; a further Ctrl-C can't interrupt it."""
-    if _early:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while _early:
-        _early.pop().kill()
+        own_server.kill()
 
 
 def needs_own_server(arguments: Sequence[str], env: Mapping[str, str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from allotment.cli import main
+from allotment.cli import own_server
 from allotment.cli.data import column_roles
 from allotment.cli.options import CHOICE, parse_duration_s
 from allotment.cli.request import Interrupted, Request
@@ -75,7 +75,7 @@ def run(
     from allotment.cli.search import Search  # noqa: PLC0415
 
     search = Search(
-        request, View(as_json=as_json, budget_s=request.budget_s), _settings, main.private_folder()
+        request, View(as_json=as_json, budget_s=request.budget_s), _settings, own_server.folder()
     )
     try:
         asyncio.run(search.run())
@@ -126,7 +126,7 @@ def _settings() -> Settings:
         return _named()
     if os.environ.get("ALLOTMENT_PROFILE"):
         return _named()
-    ready = main.take_server().wait_ready()
+    ready = own_server.take().wait_ready()
     return Settings(address=ready.address, token=ready.token)
 
 

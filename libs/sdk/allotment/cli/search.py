@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from allotment.aio.client import AsyncClient
-from allotment.cli import main
+from allotment.cli import own_server
 from allotment.cli.leaderboard import write_files
 from allotment.cli.options import say
 from allotment.cli.request import Interrupted, Request
@@ -109,7 +109,7 @@ class Search:
     def _abort(self, status: int) -> None:
         """Ends this process at once, and what it started."""
         self._view.close()
-        main.kill_servers()
+        own_server.kill()
         shutil.rmtree(self._staging, ignore_errors=True)
         os._exit(status)
 
