@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
+
 
 def hold_on(folder: Path) -> None:
     """From now on: when stdin ends, removes the folder and kills this process group, at once."""
@@ -17,6 +19,9 @@ def hold_on(folder: Path) -> None:
 def _watch(folder: Path) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
     # Under another name nothing new appears in it: whoever still writes uses the old one.
     ended = folder.with_name(folder.name + ".ended")
     with contextlib.suppress(OSError):

@@ -25,6 +25,7 @@ from allotment_allocator.adapters.process_journal import (
     confirm_gone,
 )
 from allotment_allocator.domain.ports import Trainer, TrainerExit, TrainerOrder, TrainerState
+from allotment_core import processes
 from allotment_core.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -353,6 +354,5 @@ class HostLauncher:
             self._journal.add(process)
 
     def _kill_host(self) -> None:
-        if self._host is not None and self._host.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._host.kill()
+        if self._host is not None:
+            processes.kill(self._host)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allotment_core import processes
 from allotment_core.errors import (
     CLASS_OF_KIND,
     AllotmentError,
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER_BYTES = 64 << 20
 _LOG_TAIL_BYTES = 4096
-_KEPT_VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "TMPDIR")
+_KEPT_VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class ParseChildren:
         self._warm: list[asyncio.subprocess.Process] = []
         self._refills: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._temporary: Path | None = None
 
     def start(self) -> None:
         """Begins to start children ahead, in the background."""
@@ -165,7 +167,12 @@ class ParseChildren:
             child = self._warm.pop(0)
             if child.returncode is None:
                 return child
-        return await _spawn()
+        return await self._start()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        if self._temporary is None:
+            self._temporary = await self._spool.folder("parse")
+        return await _spawn(self._temporary)
 
     def _refill(self, delay_s: float = 0.0) -> None:
         if self._stopped or len(self._warm) + len(self._refills) >= self._warm_count:
@@ -177,12 +184,13 @@ class ParseChildren:
     async def _add_warm(self, delay_s: float) -> None:
         try:
             await asyncio.sleep(delay_s)
-            self._warm.append(await _spawn())
+            self._warm.append(await self._start())
         except AllotmentError as e:
             log.warning("no parse child could be started ahead", extra={"reason": e.reason})
 
 
-async def _spawn() -> asyncio.subprocess.Process:
+async def _spawn(temporary: Path) -> asyncio.subprocess.Process:
+    """`temporary` is where it leaves what it can't remove when it is killed."""
     environment = {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
     # Few threads and arenas: the child's address space is limited. A fixed threshold makes glibc
     # give large freed blocks back (its own one grows, and the heap of a large import doubles).
@@ -192,6 +200,7 @@ async def _spawn() -> asyncio.subprocess.Process:
         "MALLOC_MMAP_THRESHOLD_": "262144",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "TMPDIR": str(temporary),
     }
     command = (sys.executable, "-I", "-m", "allotment_dataset.parse")
     try:
@@ -212,9 +221,7 @@ async def _spawn() -> asyncio.subprocess.Process:
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
+    processes.kill(child)
     if child.stdin is not None:
         child.stdin.close()
     await child.wait()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from allotment_core import processes
 from allotment_exporter.domain.builds import BuildJob, BuildOutcome, Failed
 from allotment_exporter.domain.exports import Problem, Stage
 from allotment_exporter.domain.lines import BadLine, job_line, read_line
@@ -89,9 +90,7 @@ class _Child:
 
     async def end(self) -> int:
         """Kills it where needed; the exit status. Whoever cancels this still gets it killed."""
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        processes.kill(self._process)
         status = await self._process.wait()
         await asyncio.wait({self._log_reader}, timeout=1)
         self._log_reader.cancel()
@@ -182,9 +181,10 @@ class ChildProcessBuilder:
         self._children.add(child)
         try:
             await child.ready()
-        except BaseException:
+        except BaseException as error:
             await self._end(child)
-            log.warning("export process did not start", extra={"log_tail": child.log_tail})
+            if not isinstance(error, asyncio.CancelledError):
+                log.warning("export process did not start", extra={"log_tail": child.log_tail})
             raise
         return child
 
