@@ -50,6 +50,7 @@ async def build(config: DatasetConfig, clock: Clock) -> Service:
     )
     children = ParseChildren(
         spool,
+        config.work_dir / "parse",
         ChildLimits(
             memory_bytes=config.parse_memory_bytes,
             cpu_s=config.parse_cpu_s,

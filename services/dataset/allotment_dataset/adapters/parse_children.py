@@ -52,7 +52,9 @@ class ParseChildren:
     does, when its job is given up, and at its limits. Children stay in this process's group.
     """
 
-    def __init__(self, spool: Spool, limits: ChildLimits, *, warm: int, concurrency: int) -> None:
+    def __init__(
+        self, spool: Spool, temporary: Path, limits: ChildLimits, *, warm: int, concurrency: int
+    ) -> None:
         self._spool = spool
         self._limits = limits
         self._warm_count = warm
@@ -60,7 +62,7 @@ class ParseChildren:
         self._warm: list[asyncio.subprocess.Process] = []
         self._refills: set[asyncio.Task[None]] = set()
         self._stopped = False
-        self._temporary: Path | None = None
+        self._temporary = temporary
 
     def start(self) -> None:
         """Begins to start children ahead, in the background."""
@@ -167,11 +169,6 @@ class ParseChildren:
             child = self._warm.pop(0)
             if child.returncode is None:
                 return child
-        return await self._start()
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        if self._temporary is None:
-            self._temporary = await self._spool.folder("parse")
         return await _spawn(self._temporary)
 
     def _refill(self, delay_s: float = 0.0) -> None:
@@ -184,7 +181,7 @@ class ParseChildren:
     async def _add_warm(self, delay_s: float) -> None:
         try:
             await asyncio.sleep(delay_s)
-            self._warm.append(await self._start())
+            self._warm.append(await _spawn(self._temporary))
         except AllotmentError as e:
             log.warning("no parse child could be started ahead", extra={"reason": e.reason})
 
@@ -204,6 +201,7 @@ async def _spawn(temporary: Path) -> asyncio.subprocess.Process:
     }
     command = (sys.executable, "-I", "-m", "allotment_dataset.parse")
     try:
+        await asyncio.to_thread(temporary.mkdir, mode=0o700, parents=True, exist_ok=True)
         return await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
