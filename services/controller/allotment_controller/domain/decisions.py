@@ -6,7 +6,6 @@ from datetime import datetime
 from allotment_controller.domain.budget import expected_s
 from allotment_controller.domain.experiment import ExperimentState
 from allotment_controller.domain.ledger import Edit
-from allotment_controller.domain.model import Model
 from allotment_controller.domain.task import Split, SplitMethod
 from allotment_controller.domain.trial import Trial, TrialState
 from allotment_search import Derivation, Grammar, TaskShape, next_proposals
@@ -138,24 +137,6 @@ def _affordable(edit: Edit, grammar: Grammar, left_s: float | None) -> Callable[
         return _OPTIMISM * taken_s <= left_s
 
     return affordable
-
-
-def next_model(edit: Edit) -> Trial | None:
-    """The best trial that would improve on every model that is ready or being exported."""
-    metric = edit.experiment.plan.spec.metric
-    rivals = [metric.loss(m.score) for m in edit.exporting_models()]
-    if edit.experiment.best_score is not None:
-        rivals.append(metric.loss(edit.experiment.best_score))
-    bar = min(rivals, default=None)
-    better = [(loss, n) for n, loss in edit.contenders() if bar is None or loss < bar]
-    return edit.trial(min(better)[1]) if better else None
-
-
-def improves(edit: Edit, model: Model) -> bool:
-    """Whether a model that has become ready is the best one now."""
-    best = edit.experiment.best_score
-    metric = edit.experiment.plan.spec.metric
-    return best is None or metric.loss(model.score) < metric.loss(best)
 
 
 def is_hopeless(edit: Edit) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from allotment_controller.domain.decisions import improves
+from allotment_controller.domain.incumbent import improves
 from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.model import Artefact, Model, ModelState
 from allotment_controller.domain.scheduler import Effects

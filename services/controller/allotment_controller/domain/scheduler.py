@@ -13,11 +13,11 @@ from allotment_controller.domain.budget import OVERTIME_S, reserve_s
 from allotment_controller.domain.decisions import (
     CONSTANT,
     is_hopeless,
-    next_model,
     next_trial,
     wanted_slots,
 )
 from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.incumbent import next_model
 from allotment_controller.domain.ledger import Edit
 from allotment_controller.domain.model import Model
 from allotment_controller.domain.seat import Seat
