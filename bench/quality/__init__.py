@@ -1,0 +1,1 @@
+"""Searches beside untuned models and another AutoML library, on held-out rows."""
