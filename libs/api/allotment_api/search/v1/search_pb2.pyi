@@ -591,18 +591,23 @@ class ModelSource(_message.Message):
     LIBRARY_VERSIONS_FIELD_NUMBER: _builtins.int
     VALIDATION_ROW_COUNT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """tenants/*/experiments/*/models/*"""
     graph_sha256: _builtins.str
-    """sha256 (hex) of the ONNX graph as the trainer wrote it."""
+    """sha256 (hex) of the ONNX graph as the trainer wrote it; empty where there are several members."""
     reference_sha256: _builtins.str
-    """sha256 (hex) of the reference: input rows (validation and quirk rows) with the source libraries' predictions of them."""
+    """sha256 (hex) of the reference: input rows (validation and quirk rows) with the source libraries' predictions of them;
+    empty where there are several members.
+    """
     task: _table_pb2.TaskType.ValueType
     target: _builtins.str
     metric: _table_pb2.Metric.ValueType
     score: _builtins.float
     dataset_version: _builtins.str
     family: _builtins.str
+    """families/*; "families/ensemble" where there are several members."""
     validation_row_count: _builtins.int
     """Rows that the score was measured on."""
     seed: _builtins.int
@@ -617,6 +622,14 @@ class ModelSource(_message.Message):
     @_builtins.property
     def library_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The libraries that trained it, by name."""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMember]:
+        """The trials whose predictions are averaged by their weights, the heaviest first; empty: the graph above alone."""
+
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """Absent: the probabilities stay as they are."""
 
     def __init__(
         self,
@@ -636,14 +649,79 @@ class ModelSource(_message.Message):
         library_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validation_row_count: _builtins.int = ...,
         seed: _builtins.int = ...,
+        members: _abc.Iterable[Global___ModelMember] | None = ...,
+        calibration: Global___Calibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "dataset_version", b"dataset_version", "family", b"family", "graph_sha256", b"graph_sha256", "library_versions", b"library_versions", "metric", b"metric", "metrics", b"metrics", "model", b"model", "reference_sha256", b"reference_sha256", "score", b"score", "seed", b"seed", "target", b"target", "task", b"task", "trials", b"trials", "validation_row_count", b"validation_row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "classes", b"classes", "dataset_version", b"dataset_version", "family", b"family", "graph_sha256", b"graph_sha256", "library_versions", b"library_versions", "members", b"members", "metric", b"metric", "metrics", b"metrics", "model", b"model", "reference_sha256", b"reference_sha256", "score", b"score", "seed", b"seed", "target", b"target", "task", b"task", "trials", b"trials", "validation_row_count", b"validation_row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelSource: _TypeAlias = ModelSource  # noqa: Y015
+
+@_typing.final
+class ModelMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    GRAPH_SHA256_FIELD_NUMBER: _builtins.int
+    REFERENCE_SHA256_FIELD_NUMBER: _builtins.int
+    trial: _builtins.str
+    """tenants/*/experiments/*/trials/*"""
+    weight: _builtins.float
+    """Above 0; those of a model sum to 1."""
+    family: _builtins.str
+    """families/*"""
+    graph_sha256: _builtins.str
+    """As in ModelSource, of this trial."""
+    reference_sha256: _builtins.str
+    def __init__(
+        self,
+        *,
+        trial: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        family: _builtins.str = ...,
+        graph_sha256: _builtins.str = ...,
+        reference_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "graph_sha256", b"graph_sha256", "reference_sha256", b"reference_sha256", "trial", b"trial", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelMember: _TypeAlias = ModelMember  # noqa: Y015
+
+@_typing.final
+class Calibration(_message.Message):
+    """Classification alone: probabilities p become p^(1 / temperature), scaled to sum to 1. Labels stay the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    ECE_BEFORE_FIELD_NUMBER: _builtins.int
+    ECE_AFTER_FIELD_NUMBER: _builtins.int
+    temperature: _builtins.float
+    ece_before: _builtins.float
+    """Expected calibration error (15 bins of equal width) on the rows of the score."""
+    ece_after: _builtins.float
+    def __init__(
+        self,
+        *,
+        temperature: _builtins.float = ...,
+        ece_before: _builtins.float = ...,
+        ece_after: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ece_after", b"ece_after", "ece_before", b"ece_before", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
