@@ -1,4 +1,4 @@
-"""Bytes under their sha256: stored once, verified on every read."""
+"""Blobs as files of one folder."""
 
 import asyncio
 import contextlib
@@ -7,73 +7,20 @@ import hashlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-from allotment_core.durable import sync_folder
-from allotment_core.errors import (
-    DataLoss,
-    InvalidArgument,
-    NotFound,
-    OutOfRange,
-    ResourceExhausted,
-    Unavailable,
-    clip,
+from allotment_core.blobs.port import (
+    CHUNK_BYTES,
+    StoredBlob,
+    check_offset,
+    mismatch,
+    missing,
+    verify,
 )
+from allotment_core.durable import sync_folder
+from allotment_core.errors import ResourceExhausted, Unavailable
 from allotment_core.names import check_sha256
-
-CHUNK_BYTES = 1024 * 1024
-"""The most that one chunk, in and out, has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredBlob:
-    """What is known of a blob without reading it."""
-
-    sha256: str
-    size_bytes: int
-
-
-class BlobStore(Protocol):
-    """Immutable bytes by content. Every method is safe to repeat and to run beside itself."""
-
-    async def put(
-        self, chunks: AsyncIterator[bytes], expected_sha256: str | None = None
-    ) -> StoredBlob:
-        """Stores the chunks, durably once this returns; nothing stays of a put that raises.
-
-        Raises: InvalidArgument (SHA256_MISMATCH), ResourceExhausted (DISK_FULL), Unavailable
-            (STORE_UNAVAILABLE), and what the iterator raises.
-        """
-        ...
-
-    async def put_file(self, path: Path, sha256: str) -> StoredBlob:
-        """Takes a finished file of this machine in; the file may be moved away. Its content is
-        verified. Raises: as `put`.
-        """
-        ...
-
-    def read(self, sha256: str, offset: int = 0) -> AsyncIterator[bytes]:
-        """The bytes from an offset on, in chunks of at most CHUNK_BYTES.
-
-        All of the blob is verified whatever the offset: a reader has good bytes only once the
-        iterator ended without an error.
-        Raises: NotFound (BLOB_NOT_FOUND), OutOfRange, DataLoss (BLOB_DAMAGED).
-        """
-        ...
-
-    async def stat(self, sha256: str) -> StoredBlob | None:
-        """None when there is no such blob."""
-        ...
-
-    async def delete(self, sha256: str) -> None:
-        """Forgets a blob; one that is not there is forgotten already."""
-        ...
-
-    def list(self) -> AsyncIterator[StoredBlob]:
-        """All blobs, by sha256."""
-        ...
 
 
 class FolderBlobStore:
@@ -97,7 +44,7 @@ class FolderBlobStore:
         aside = self._aside / secrets.token_hex(8)
         digest = hashlib.sha256()
         size = 0
-        with _disk_errors(self._blobs):
+        with disk_errors(self._blobs):
             file = await asyncio.to_thread(aside.open, "xb")
             try:
                 async for chunk in chunks:
@@ -105,7 +52,7 @@ class FolderBlobStore:
                     size += len(chunk)
                 sha256 = digest.hexdigest()
                 if expected_sha256 and sha256 != expected_sha256:
-                    raise _mismatch(expected_sha256, sha256)
+                    raise mismatch(expected_sha256, sha256)
                 await asyncio.to_thread(self._keep, file, aside, sha256)
             finally:
                 aside.unlink(missing_ok=True)
@@ -120,10 +67,10 @@ class FolderBlobStore:
         return await asyncio.to_thread(self._put_file, path, sha256)
 
     def _put_file(self, path: Path, sha256: str) -> StoredBlob:
-        with _disk_errors(self._blobs), path.open("r+b") as file:
+        with disk_errors(self._blobs), path.open("r+b") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
             if actual != sha256:
-                raise _mismatch(sha256, actual)
+                raise mismatch(sha256, actual)
             size = os.fstat(file.fileno()).st_size
             aside = self._aside / secrets.token_hex(8)
             try:
@@ -159,18 +106,14 @@ class FolderBlobStore:
     async def read(self, sha256: str, offset: int = 0) -> AsyncIterator[bytes]:
         """See BlobStore."""
         path = self._path(check_sha256(sha256, "sha256"))
-        with _disk_errors(self._blobs):
+        with disk_errors(self._blobs):
             try:
                 file = await asyncio.to_thread(path.open, "rb")
             except FileNotFoundError:
-                raise _missing(sha256) from None
+                raise missing(sha256) from None
             with file:
                 size = os.fstat(file.fileno()).st_size
-                if not 0 <= offset <= size:
-                    raise OutOfRange(
-                        f"offset {offset} is outside of the blob, which has {size} bytes",
-                        reason="OFFSET_OUT_OF_RANGE",
-                    )
+                check_offset(offset, size)
                 digest = hashlib.sha256()
                 position = 0
                 while chunk := await asyncio.to_thread(_next_chunk, file, digest):
@@ -178,10 +121,10 @@ class FolderBlobStore:
                     position += len(chunk)
                     # The last chunk goes out only with a blob that is whole.
                     if position >= size:
-                        _verify(digest, sha256)
+                        verify(digest, sha256)
                     if wanted:
                         yield wanted
-                _verify(digest, sha256)
+                verify(digest, sha256)
 
     async def stat(self, sha256: str) -> StoredBlob | None:
         """See BlobStore."""
@@ -194,7 +137,7 @@ class FolderBlobStore:
     async def delete(self, sha256: str) -> None:
         """See BlobStore."""
         path = self._path(check_sha256(sha256, "sha256"))
-        with _disk_errors(self._blobs):
+        with disk_errors(self._blobs):
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def list(self) -> AsyncIterator[StoredBlob]:
@@ -220,16 +163,8 @@ def _next_chunk(file: BinaryIO, digest: Any) -> bytes:
     return chunk
 
 
-def _verify(digest: Any, sha256: str) -> None:
-    if digest.hexdigest() != sha256:
-        raise DataLoss(
-            f"blob {sha256} is damaged: its bytes have another sha256; store it again",
-            reason="BLOB_DAMAGED",
-        )
-
-
 @contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """Tells what a disk can't do in the error tree's terms."""
     try:
         yield
@@ -249,14 +184,3 @@ def _disk_errors(folder: Path) -> Iterator[None]:
                 retry_after_s=5.0,
             ) from e
         raise
-
-
-def _missing(sha256: str) -> NotFound:
-    return NotFound(f"there is no blob {clip(sha256)}", reason="BLOB_NOT_FOUND")
-
-
-def _mismatch(expected: str, actual: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"the bytes have the sha256 {actual}, expected {clip(expected)}; send them again",
-        reason="SHA256_MISMATCH",
-    )
