@@ -1,24 +1,27 @@
-"""Scores of predictions. Numpy alone; every metric takes weights.
+"""Scores of a task's predictions; the formulas are `allotment_search.metrics`."""
 
-Classification: `truth` int64 class indices, `predictions` [rows, classes] probabilities.
-Regression: `truth` float64, `predictions` [rows, 1]. A metric that is not defined for the rows (AUC
-of one class) is NaN.
-"""
-
-from collections.abc import Callable
-
-import numpy as np
-import numpy.typing as npt
-
-from allotment_core.errors import InvalidArgument, clip
-from allotment_learn.kinds import Floats, Integers
+from allotment_learn.kinds import Floats
 from allotment_learn.kinds import TaskKind as TaskKind
+from allotment_search.metrics import (
+    CLASSIFICATION_METRICS,
+    LOWER_IS_BETTER,
+    REGRESSION_METRICS,
+    Truth,
+    rarer_class,
+    score,
+    scores,
+)
 
-CLASSIFICATION_METRICS = ("log_loss", "auc", "ap", "accuracy", "f1")
-REGRESSION_METRICS = ("rmse", "mae", "r2")
-LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
-
-Truth = Integers | Floats
+__all__ = [
+    "CLASSIFICATION_METRICS",
+    "LOWER_IS_BETTER",
+    "REGRESSION_METRICS",
+    "TaskKind",
+    "all_scores",
+    "metrics_of",
+    "rarer_class",
+    "score",
+]
 
 
 def metrics_of(task: TaskKind) -> tuple[str, ...]:
@@ -26,144 +29,9 @@ def metrics_of(task: TaskKind) -> tuple[str, ...]:
     return REGRESSION_METRICS if task is TaskKind.REGRESSION else CLASSIFICATION_METRICS
 
 
-def score(
-    metric: str,
-    truth: Truth,
-    predictions: Floats,
-    weights: Floats | None = None,
-    *,
-    positive: int = 1,
-) -> float:
-    """`positive` is the class that binary AP and F1 are about: the rarer one (`rarer_class`).
-
-    Raises:
-        InvalidArgument: there is no such metric.
-    """
-    weight = np.ones(len(truth)) if weights is None else weights
-    if not weight.sum() > 0:
-        return float("nan")
-    if metric in _REGRESSION:
-        return _REGRESSION[metric](truth.astype(np.float64), predictions[:, 0], weight)
-    if metric in _CLASSIFICATION:
-        return _CLASSIFICATION[metric](truth.astype(np.int64), predictions, weight, positive)
-    raise InvalidArgument(
-        f"there is no metric '{clip(metric)}'; choose one of "
-        f"{', '.join(CLASSIFICATION_METRICS + REGRESSION_METRICS)}",
-        reason="NO_SUCH_METRIC",
-    )
-
-
-def rarer_class(truth: Integers) -> int:
-    """Of two classes the one with fewer rows; the second when they are equal."""
-    return 0 if 2 * np.count_nonzero(truth == 0) < len(truth) else 1
-
-
 def all_scores(
     task: TaskKind, truth: Truth, predictions: Floats, weights: Floats | None, positive: int
 ) -> dict[str, float]:
-    """Every metric of the task that is defined for these rows."""
-    scores = {
-        name: score(name, truth, predictions, weights, positive=positive)
-        for name in metrics_of(task)
-    }
-    return {name: value for name, value in scores.items() if np.isfinite(value)}
-
-
-def _log_loss(truth: Integers, predictions: Floats, weight: Floats, positive: int) -> float:
-    eps = np.finfo(np.float64).eps
-    chosen = np.clip(predictions[np.arange(len(truth)), truth], eps, 1 - eps)
-    return float(np.average(-np.log(chosen), weights=weight))
-
-
-def _accuracy(truth: Integers, predictions: Floats, weight: Floats, positive: int) -> float:
-    return float(np.average(predictions.argmax(axis=1) == truth, weights=weight))
-
-
-def _f1(truth: Integers, predictions: Floats, weight: Floats, positive: int) -> float:
-    labels = predictions.argmax(axis=1)
-    if predictions.shape[1] == 2:
-        return _f1_of(truth == positive, labels == positive, weight)
-    # Classes that neither occur nor are predicted have no F1.
-    there = np.union1d(truth, labels)
-    return float(np.mean([_f1_of(truth == c, labels == c, weight) for c in there]))
-
-
-def _f1_of(is_true: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_], weight: Floats) -> float:
-    both = weight[is_true & said].sum()
-    total = weight[is_true].sum() + weight[said].sum()
-    return float(2 * both / total) if total > 0 else 0.0
-
-
-def _one_against_rest(
-    truth: Integers,
-    predictions: Floats,
-    weight: Floats,
-    positive: int,
-    of: Callable[[npt.NDArray[np.bool_], Floats, Floats], float],
-) -> float:
-    if predictions.shape[1] == 2:
-        return of(truth == positive, predictions[:, positive], weight)
-    values = [of(truth == c, predictions[:, c], weight) for c in np.unique(truth)]
-    return float(np.mean(values))
-
-
-def _auc(truth: Integers, predictions: Floats, weight: Floats, positive: int) -> float:
-    return _one_against_rest(truth, predictions, weight, positive, _auc_of)
-
-
-def _ap(truth: Integers, predictions: Floats, weight: Floats, positive: int) -> float:
-    return _one_against_rest(truth, predictions, weight, positive, _ap_of)
-
-
-def _steps(
-    is_true: npt.NDArray[np.bool_], ranking: Floats, weight: Floats
-) -> tuple[Floats, Floats]:
-    """Weight of true and of false rows at each distinct value, highest value first."""
-    values, place = np.unique(ranking, return_inverse=True)
-    true = np.bincount(place, weights=weight * is_true, minlength=len(values))
-    false = np.bincount(place, weights=weight * ~is_true, minlength=len(values))
-    return true[::-1].astype(np.float64), false[::-1].astype(np.float64)
-
-
-def _auc_of(is_true: npt.NDArray[np.bool_], ranking: Floats, weight: Floats) -> float:
-    true, false = _steps(is_true, ranking, weight)
-    if true.sum() == 0 or false.sum() == 0:
-        return float("nan")
-    above = np.cumsum(true) - true / 2
-    return float((false * above).sum() / (true.sum() * false.sum()))
-
-
-def _ap_of(is_true: npt.NDArray[np.bool_], ranking: Floats, weight: Floats) -> float:
-    true, false = _steps(is_true, ranking, weight)
-    if true.sum() == 0:
-        return float("nan")
-    total = np.cumsum(true + false)
-    precision = np.divide(np.cumsum(true), total, out=np.zeros_like(total), where=total > 0)
-    return float((precision * true).sum() / true.sum())
-
-
-def _rmse(truth: Floats, predictions: Floats, weight: Floats) -> float:
-    return float(np.sqrt(np.average((truth - predictions) ** 2, weights=weight)))
-
-
-def _mae(truth: Floats, predictions: Floats, weight: Floats) -> float:
-    return float(np.average(np.abs(truth - predictions), weights=weight))
-
-
-def _r2(truth: Floats, predictions: Floats, weight: Floats) -> float:
-    mean = np.average(truth, weights=weight)
-    spread = float((weight * (truth - mean) ** 2).sum())
-    left = float((weight * (truth - predictions) ** 2).sum())
-    if spread == 0:
-        return 1.0 if left == 0 else 0.0
-    return 1 - left / spread
-
-
-_CLASSIFICATION = {
-    "log_loss": _log_loss,
-    "auc": _auc,
-    "ap": _ap,
-    "accuracy": _accuracy,
-    "f1": _f1,
-}
-_REGRESSION = {"rmse": _rmse, "mae": _mae, "r2": _r2}
+    """Every metric of the task that is defined for these rows, and for classes `ece`."""
+    classes = task is not TaskKind.REGRESSION
+    return scores(truth, predictions, weights, positive, classes=classes)

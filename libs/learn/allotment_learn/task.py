@@ -66,9 +66,10 @@ class FoldReport:
 class TrialOutcome:
     """What a trial that ended well leaves: scores and three finished files.
 
-    `predictions_path` is an .npz with `rows` (int64: places in the task's table, ascending) and
-    `predictions` (float64, [rows, classes] or [rows, 1]): those of the models that did not see the
-    row.
+    `predictions_path` is an .npz with `rows` (int64: places in the task's table, ascending),
+    `predictions` (float64, [rows, classes] or [rows, 1]: those of the models that did not see the
+    row), `truth` (int64 or float64), `weights` (float64) and `positive` (the class that binary AP
+    and F1 are about).
     """
 
     score: float

@@ -92,10 +92,17 @@ def _run(
     graph_path, reference_path = out_dir / GRAPH_FILE, out_dir / REFERENCE_FILE
     graph_path.write_bytes(write_graph(task, features.sources, models))
     _write_reference(reference_path, task, features, validated.rows, models)
-    predictions_path = out_dir / PREDICTIONS_FILE
-    np.savez(predictions_path, rows=validated.rows, predictions=validated.predictions)
     weights = None if task.weights is None else task.weights[validated.rows]
     truth = task.target[validated.rows]
+    predictions_path = out_dir / PREDICTIONS_FILE
+    np.savez(
+        predictions_path,
+        rows=validated.rows,
+        predictions=validated.predictions,
+        truth=truth,
+        weights=np.ones(len(truth)) if weights is None else weights,
+        positive=np.array(positive),
+    )
     return TrialOutcome(
         score=score,
         metrics=metrics.all_scores(task.task, truth, validated.predictions, weights, positive),

@@ -18,6 +18,7 @@ from allotment_learn.families import light, offered
 from allotment_learn.features import Features
 from allotment_learn.folds import FoldModel
 from allotment_learn.kinds import SplitMethod, TaskKind
+from allotment_learn.metrics import score
 from allotment_learn.table import Table
 from allotment_learn.task import Floats, FoldReport, TrialTask
 from allotment_learn.trial import run_trial
@@ -40,7 +41,7 @@ def test_each_fold_is_reported_and_the_last_report_is_the_score(tmp_path: Path) 
     assert reports[-1].score == outcome.score == outcome.metrics["log_loss"]
     assert outcome.fold_count == 3
     assert outcome.validation_row_count == 120
-    assert set(outcome.metrics) == {"log_loss", "auc", "ap", "accuracy", "f1"}
+    assert set(outcome.metrics) == {"log_loss", "auc", "ap", "accuracy", "f1", "ece"}
 
 
 def test_predictions_are_those_of_rows_that_no_model_saw(tmp_path: Path) -> None:
@@ -49,6 +50,9 @@ def test_predictions_are_those_of_rows_that_no_model_saw(tmp_path: Path) -> None
     outcome = run_trial(task_of("linear", split=split), tmp_path, lambda _: None)
     with np.load(outcome.predictions_path, allow_pickle=False) as stored:
         assert stored["predictions"].shape == (outcome.validation_row_count, 2)
+        found = score("log_loss", stored["truth"], stored["predictions"], stored["weights"])
+        assert found == outcome.score
+        assert stored["positive"] in (0, 1)
         assert (np.diff(stored["rows"]) > 0).all()
     assert outcome.fold_count == 1
     assert outcome.validation_row_count == 40
