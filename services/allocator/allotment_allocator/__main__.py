@@ -3,23 +3,22 @@
 import sys
 
 from allotment_allocator.build import build
-from allotment_allocator.config import AllocatorConfig, ServerConfig
+from allotment_allocator.config import AllocatorConfig, AllocatorServer
 from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
 from allotment_core.clock import SystemClock
-from allotment_core.rpc import RpcServer
 from allotment_core.rpc.alone import run_alone, serve_until_signal
 
+CALLERS = ("controller",)
 
-async def serve(config: AllocatorConfig, alone: ServerConfig) -> None:
+
+async def serve(config: AllocatorConfig, alone: AllocatorServer) -> None:
     """Until SIGTERM or SIGINT; then drains."""
     clock = SystemClock()
     signer = TokenSigner(load_or_create_key(alone.key_file))
     service = await build(config, clock, signer)
     verifier = TokenVerifier(signer.public_key_pem, clock)
-    await serve_until_signal(
-        RpcServer([service], verifier, clock, alone.address, metrics_port=alone.metrics_port)
-    )
+    await serve_until_signal(alone.server([service], verifier, clock, CALLERS))
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone("allocator", AllocatorConfig, ServerConfig, serve))
+    sys.exit(run_alone("allocator", AllocatorConfig, AllocatorServer, serve))

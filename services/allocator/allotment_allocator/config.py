@@ -4,6 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from allotment_core.rpc.alone import ServerConfig
+
 HOST_COMMAND = (sys.executable, "-P", "-m", "allotment_trainer.host")
 
 
@@ -52,12 +54,9 @@ class AllocatorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
+class AllocatorServer(ServerConfig):
     """What serving the allocator alone needs besides: ALLOTMENT_SERVE_<NAME>."""
 
     key_file: Path
     """Signs tokens (PEM, ECDSA on P-256); made at the first start."""
     address: str = "127.0.0.1:50053"
-    """host:port to listen on; port 0 picks one."""
-    metrics_port: int | None = None
-    """Of http://127.0.0.1/metrics; empty: none."""

@@ -1,7 +1,8 @@
 """The controller's settings."""
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from allotment_core.rpc.alone import ServerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,20 +27,13 @@ class ControllerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
+class ControllerServer(ServerConfig):
     """What serving the controller alone needs besides: ALLOTMENT_SERVE_<NAME>."""
 
-    public_key_file: Path
-    """Verifies callers' tokens (PEM)."""
-    token_file: Path
-    """Holds the token that the other services ask for."""
     address: str = "127.0.0.1:50052"
-    """host:port to listen on; port 0 picks one."""
     dataset_address: str = "127.0.0.1:50051"
-    """Where the dataset service is."""
+    """Where the dataset service serves services."""
     allocator_address: str = "127.0.0.1:50053"
-    """Where the allocator is."""
+    """Where the allocator does."""
     exporter_address: str = "127.0.0.1:50055"
-    """Where the exporter is."""
-    metrics_port: int | None = None
-    """Of http://127.0.0.1/metrics; empty: none."""
+    """Where the exporter does."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from allotment_core.rpc.alone import ServerConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetConfig:
@@ -41,12 +43,7 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
+class DatasetServer(ServerConfig):
     """What serving the dataset service alone needs besides: ALLOTMENT_SERVE_<NAME>."""
 
-    public_key_file: Path
-    """Verifies callers' tokens (PEM)."""
     address: str = "127.0.0.1:50051"
-    """host:port to listen on; port 0 picks one."""
-    metrics_port: int | None = None
-    """Of http://127.0.0.1/metrics; empty: none."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from allotment_core.rpc.alone import ServerConfig
 from allotment_exporter.domain.builds import BuildLimits
 from allotment_exporter.domain.exporter import ExportLimits
 
@@ -53,16 +54,9 @@ class ExporterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
+class ExporterServer(ServerConfig):
     """What serving the exporter alone needs besides: ALLOTMENT_SERVE_<NAME>."""
 
-    public_key_file: Path
-    """Verifies callers' tokens (PEM)."""
-    token_file: Path
-    """Holds the token that the dataset service asks for."""
     address: str = "127.0.0.1:50055"
-    """host:port to listen on; port 0 picks one."""
     dataset_address: str = "127.0.0.1:50051"
-    """Where the dataset service is."""
-    metrics_port: int | None = None
-    """Of http://127.0.0.1/metrics; empty: none."""
+    """Where the dataset service serves services."""

@@ -1,7 +1,7 @@
 """Authentication by bearer token, authorisation by the rule in the method's proto."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -37,9 +37,17 @@ class Verifier(Protocol):
         ...
 
 
-def authenticate(metadata: Iterable[tuple[str, Any]], verifier: Verifier) -> Principal:
-    """Who makes a call with this metadata. Raises: Unauthenticated."""
+def authenticate(
+    metadata: Iterable[tuple[str, Any]],
+    verifier: Verifier,
+    peer: Callable[[], Principal | None] = lambda: None,
+) -> Principal:
+    """Who makes a call with this metadata: the token's holder; without one, the `peer` at the
+    other end of the connection. Raises: Unauthenticated.
+    """
     given = [value for key, value in metadata if key == "authorization"]
+    if not given and (service := peer()) is not None:
+        return service
     if not given:
         raise Unauthenticated(
             "the call has no token; send the metadata 'authorization: Bearer TOKEN'",

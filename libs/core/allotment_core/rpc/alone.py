@@ -4,24 +4,126 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+import grpc.aio
+
+from allotment_core.auth.tokens import TokenVerifier
+from allotment_core.clock import Clock
 from allotment_core.config import load
-from allotment_core.errors import AllotmentError
+from allotment_core.errors import AllotmentError, InvalidArgument
 from allotment_core.events import configure_logging
-from allotment_core.rpc.server import RpcServer
+from allotment_core.rpc.client import channel
+from allotment_core.rpc.server import RpcServer, ServicesListener
+from allotment_core.rpc.service import Service
+from allotment_core.rpc.tls import TlsFiles
 
 C = TypeVar("C")
-S = TypeVar("S")
+S = TypeVar("S", bound="ServerConfig")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What serving one service alone needs besides: ALLOTMENT_SERVE_<NAME>."""
+
+    address: str
+    """host:port for clients and trainers, with TLS and tokens; port 0 picks one. Plaintext is
+    allowed on loopback alone.
+    """
+    services_address: str | None = None
+    """host:port for the other services, which show certificates; empty: none."""
+    health_address: str | None = None
+    """host:port that answers health alone, in plaintext, for probes; empty: none."""
+    metrics_port: int | None = None
+    """Of http://<metrics_host>/metrics; empty: none."""
+    metrics_host: str = "127.0.0.1"
+    """Where metrics are served; they need no token."""
+    certificate_file: Path | None = None
+    """PEM; for its listeners and for its calls to other services. Its URI is
+    spiffe://allotment/service/<name>. Read again when it changes, as key and authority are.
+    """
+    private_key_file: Path | None = None
+    """PEM; the certificate's."""
+    ca_file: Path | None = None
+    """PEM; the authority of the other services' certificates."""
+    token_file: Path | None = None
+    """Holds the token for its calls to other services, where certificates don't do."""
+    public_key_file: Path | None = None
+    """PEM; verifies callers' tokens."""
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """Raises: InvalidArgument (INVALID_CONFIG) when a part of it is missing."""
+        certificate, key = self.certificate_file, self.private_key_file
+        if (certificate is None) != (key is None):
+            raise _bad("CERTIFICATE_FILE and PRIVATE_KEY_FILE are set together or not at all")
+        if certificate is None or key is None:
+            return None
+        return TlsFiles(certificate=certificate, key=key, ca=self.ca_file)
+
+    def server(
+        self,
+        services: Collection[Service],
+        verifier: TokenVerifier,
+        clock: Clock,
+        callers: Collection[str] = (),
+    ) -> RpcServer:
+        """The server as configured. `callers`: the services that call it with certificates."""
+        tls = self.tls
+        for_services = None
+        if self.services_address is not None:
+            if tls is None or tls.ca is None:
+                raise _bad("SERVICES_ADDRESS needs CERTIFICATE_FILE, PRIVATE_KEY_FILE and CA_FILE")
+            for_services = ServicesListener(
+                address=self.services_address, tls=tls, callers=frozenset(callers)
+            )
+        return RpcServer(
+            tuple(services),
+            verifier,
+            clock,
+            self.address,
+            tls=tls,
+            for_services=for_services,
+            health_address=self.health_address,
+            metrics_port=self.metrics_port,
+            metrics_host=self.metrics_host,
+        )
+
+    def channel_to(self, address: str) -> grpc.aio.Channel:
+        """A channel to another service: with the certificate, or with the token on loopback."""
+        token_file = self.token_file
+        # A rotated token is read again at the next call.
+        source = None if token_file is None else lambda: token_file.read_text().strip()
+        tls = self.tls
+        if tls is not None and tls.ca is not None:
+            return channel(address, token_source=source, tls=tls)
+        if source is None:
+            raise _bad(
+                "calls to other services need TOKEN_FILE, or CERTIFICATE_FILE, PRIVATE_KEY_FILE "
+                "and CA_FILE"
+            )
+        return channel(address, token_source=source, ca=self.ca_file)
+
+    def verifier(self, clock: Clock) -> TokenVerifier:
+        """Checks callers' tokens."""
+        if self.public_key_file is None:
+            raise _bad("PUBLIC_KEY_FILE is not set")
+        return TokenVerifier(self.public_key_file.read_bytes(), clock)
+
+
+def _bad(message: str) -> InvalidArgument:
+    return InvalidArgument(f"ALLOTMENT_SERVE_*: {message}", reason="INVALID_CONFIG")
 
 
 async def serve_until_signal(server: RpcServer) -> None:
     """Starts the server, and drains it at the first SIGTERM or SIGINT."""
-    await server.start()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await server.start()
     await ended.wait()
     await server.stop()
 

@@ -29,6 +29,7 @@ from allotment_core.rpc import status
 from allotment_core.rpc.access import Verifier, authenticate
 from allotment_core.rpc.methods import PUBLIC, Method
 from allotment_core.rpc.metrics import RpcMetrics
+from allotment_core.rpc.peers import Peers
 from allotment_core.rpc.requests import CheckedRequests, admit, decode, remember, single
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,11 @@ class Limits:
 class Chain:
     """Makes gRPC handlers out of methods."""
 
-    def __init__(self, *, verifier: Verifier, metrics: RpcMetrics, limits: Limits) -> None:
+    def __init__(
+        self, *, verifier: Verifier, peers: Peers, metrics: RpcMetrics, limits: Limits
+    ) -> None:
         self._verifier = verifier
+        self._peers = peers
         self._metrics = metrics
         self._limits = limits
         self._draining = False
@@ -171,7 +175,9 @@ class Chain:
                 raise _shutting_down()
             if method.rule is not PUBLIC:
                 metadata = context.invocation_metadata() or ()
-                call.principal = authenticate(metadata, self._verifier)
+                call.principal = authenticate(
+                    metadata, self._verifier, lambda: self._peers.principal(context)
+                )
             result = await answer(call)
             code = grpc.StatusCode.OK
             return result

@@ -16,6 +16,7 @@ import grpc.aio
 
 from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.status import from_rpc_error, has_status
+from allotment_core.rpc.tls import Pems, TlsFiles, WatchedFiles, caller_credentials
 
 __all__ = ["OPTIONS", "channel", "from_rpc_error", "is_loopback", "request_id"]
 
@@ -24,6 +25,10 @@ DEFAULT_TIMEOUT_S = 15.0
 RETRY_S = 60.0
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+LOOK_AT_FILES_S = 10.0
+"""How often a channel looks whether its TLS files have changed."""
+OLD_CHANNEL_S = 60.0
+"""How long calls may go on over the connection that the old files made."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
@@ -52,6 +57,7 @@ def channel(
     token: str | None = None,
     token_source: Callable[[], str] | None = None,
     ca: bytes | str | Path | None = None,
+    tls: TlsFiles | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     retry_s: float = RETRY_S,
     on_outage: Callable[[float], None] | None = None,
@@ -59,7 +65,8 @@ def channel(
     """A channel for the generated stubs, to be used in one asyncio loop.
 
     `token_source` is asked at each call. `ca` is a PEM file or its bytes: TLS, as for every address
-    that is not loopback (then with the system's authorities).
+    that is not loopback (then with the system's authorities). `tls`: the channel shows a
+    certificate of its own, as services do; replaced files are used without a new channel.
     Unary calls without a timeout have `timeout_s`, and are repeated (the same request, so with the
     same request_id) for up to `retry_s` while the server can't be reached; `on_outage` is told
     before
@@ -72,16 +79,46 @@ def channel(
         def token_source() -> str:
             return fixed
 
-    retries = _Retries(timeout_s, retry_s, on_outage)
+    interceptors = [_Retries(timeout_s, retry_s, on_outage)]
+
+    def secure(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(
+            address, credentials, options=OPTIONS, interceptors=interceptors
+        )
+
+    if tls is not None:
+        watched = _Watched(WatchedFiles(tls), lambda pems: secure(caller_credentials(pems)))
+        return _TokenChannel(watched, token_source)
     if ca is None and is_loopback(address):
-        inner = grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=[retries])
+        inner = grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
     else:
         pem = ca if isinstance(ca, bytes) or ca is None else Path(ca).read_bytes()
-        credentials = grpc.ssl_channel_credentials(root_certificates=pem)
-        inner = grpc.aio.secure_channel(
-            address, credentials, options=OPTIONS, interceptors=[retries]
-        )
-    return _TokenChannel(inner, token_source)
+        inner = secure(grpc.ssl_channel_credentials(root_certificates=pem))
+    return _TokenChannel(lambda: inner, token_source)
+
+
+class _Watched:
+    """The channel of the moment: another one once its TLS files have changed."""
+
+    def __init__(self, files: WatchedFiles, make: Callable[[Pems], grpc.aio.Channel]) -> None:
+        self._files = files
+        self._make = make
+        self._channel = make(files.pems)
+        self._look_at = time.monotonic() + LOOK_AT_FILES_S
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __call__(self) -> grpc.aio.Channel:
+        now = time.monotonic()
+        if now < self._look_at:
+            return self._channel
+        self._look_at = now + LOOK_AT_FILES_S
+        pems = self._files.changed()
+        if pems is not None:
+            closing = asyncio.ensure_future(self._channel.close(OLD_CHANNEL_S))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._channel = self._make(pems)
+        return self._channel
 
 
 class _TokenChannel(grpc.aio.Channel):
@@ -90,30 +127,42 @@ class _TokenChannel(grpc.aio.Channel):
     An interceptor could, but those of grpc.aio stand between a stream and its flow control.
     """
 
-    def __init__(self, inner: grpc.aio.Channel, token_source: Callable[[], str] | None) -> None:
-        self._inner = inner
+    def __init__(
+        self, inner: Callable[[], grpc.aio.Channel], token_source: Callable[[], str] | None
+    ) -> None:
+        self._channel = inner
         self._token_source = token_source
 
-    def _with_token(self, call: Callable[..., Any]) -> Any:
-        def make(*args: Any, metadata: Any = None, **kwargs: Any) -> Any:
+    @property
+    def _inner(self) -> grpc.aio.Channel:
+        return self._channel()
+
+    def _with_token(self, kind: str, *args: Any, **kwargs: Any) -> Any:
+        made: tuple[grpc.aio.Channel, Any] | None = None
+
+        def make(*call_args: Any, metadata: Any = None, **call_kwargs: Any) -> Any:
+            nonlocal made
+            inner = self._channel()
+            if made is None or made[0] is not inner:
+                made = inner, getattr(inner, kind)(*args, **kwargs)
             if self._token_source is not None:
                 authorization = ("authorization", f"Bearer {self._token_source()}")
                 metadata = (*(metadata or ()), authorization)
-            return call(*args, metadata=metadata, **kwargs)
+            return made[1](*call_args, metadata=metadata, **call_kwargs)
 
         return make
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._with_token(self._inner.unary_unary(*args, **kwargs))
+        return self._with_token("unary_unary", *args, **kwargs)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._with_token(self._inner.unary_stream(*args, **kwargs))
+        return self._with_token("unary_stream", *args, **kwargs)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._with_token(self._inner.stream_unary(*args, **kwargs))
+        return self._with_token("stream_unary", *args, **kwargs)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._with_token(self._inner.stream_stream(*args, **kwargs))
+        return self._with_token("stream_stream", *args, **kwargs)
 
     async def close(self, grace: float | None = None) -> None:
         await self._inner.close(grace)

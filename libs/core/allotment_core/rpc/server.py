@@ -1,10 +1,11 @@
-"""The server: every service of a process on one address."""
+"""The server: every service of a process, on one address for clients, one for services, and one
+for health alone.
+"""
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,8 +20,10 @@ from allotment_core.rpc.chain import MESSAGE_LIMIT_BYTES, Chain, Limits
 from allotment_core.rpc.health import Health
 from allotment_core.rpc.methods import Method, methods_of
 from allotment_core.rpc.metrics import RpcMetrics
+from allotment_core.rpc.peers import Peers
 from allotment_core.rpc.reflection import Reflection
 from allotment_core.rpc.service import Service
+from allotment_core.rpc.tls import TlsFiles, listener_credentials
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +50,17 @@ _SHORTEST_NOTICE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """PEM files of a listener with TLS."""
+class ServicesListener:
+    """A second address, for services: it takes nobody without a certificate.
 
-    certificate: Path
-    key: Path
+    A listener of its own, since gRPC can't ask for certificates without requiring them.
+    """
+
+    address: str
+    tls: TlsFiles
+    """With the authority of the callers' certificates."""
+    callers: frozenset[str] = frozenset()
+    """The services that need no token here, by their names."""
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -87,13 +96,17 @@ class RpcServer:
         address: str,
         *,
         tls: TlsFiles | None = None,
+        for_services: ServicesListener | None = None,
+        health_address: str | None = None,
         metrics_port: int | None = None,
+        metrics_host: str = "127.0.0.1",
         limits: Limits | None = None,
         drain_notice_s: float = 0.0,
     ) -> None:
         """`address` is "host:port"; port 0 picks one. Without `tls` the host has to be loopback.
 
-        `metrics_port`: of http://127.0.0.1/metrics; None is off, 0 picks one.
+        `health_address`: answers health alone, in plaintext: for probes that speak no TLS.
+        `metrics_port`: of http://`metrics_host`/metrics; None is off, 0 picks one.
         `drain_notice_s`: how long health says NOT_SERVING before calls are refused.
         Raises: ValueError for a method that may not be served (no access rule, no implementation);
             InvalidArgument (INSECURE_ADDRESS).
@@ -107,13 +120,23 @@ class RpcServer:
         self.metrics = RpcMetrics()
         self.metrics_port: int | None = None
         self._wanted_metrics_port = metrics_port
+        self._metrics_host = metrics_host
+        self._for_services = for_services
+        self.services_port: int | None = None
+        self._health_address = health_address
+        self.health_port: int | None = None
         self._services = tuple(services)
         self._clock = clock
         self._address = address
         self._tls = tls
         self._drain_notice_s = drain_notice_s
         self._limits = limits or Limits()
-        self._chain = Chain(verifier=verifier, metrics=self.metrics, limits=self._limits)
+        self._chain = Chain(
+            verifier=verifier,
+            peers=Peers(for_services.callers if for_services else ()),
+            metrics=self.metrics,
+            limits=self._limits,
+        )
         methods = [method for service in services for method in methods_of(service)]
         names = {method.path.split("/")[1] for method in methods}
         self._health = Health(names)
@@ -121,6 +144,7 @@ class RpcServer:
         methods += Reflection(names | {health.SERVICE, *reflection.SERVICES}).methods()
         self._methods = methods
         self._server: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
         self._started: list[Service] = []
         self._stopped = False
 
@@ -130,16 +154,22 @@ class RpcServer:
         Raises: FailedPrecondition (ADDRESS_IN_USE), what a service's start raises; then nothing
         runs.
         """
-        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._limits.calls)
-        self._server.add_generic_rpc_handlers((_Methods(self._methods, self._chain),))
+        self._server = self._make_server(self._methods)
         try:
-            port = self._listen(self._server)
+            port = _listen(self._server, self._address, self._tls, mutual=False)
+            if self._for_services is not None:
+                self.services_port = _listen(
+                    self._server, self._for_services.address, self._for_services.tls, mutual=True
+                )
             await self._server.start()
+            await self._serve_health()
             for service in self._services:
                 await service.start()
                 self._started.append(service)
             if self._wanted_metrics_port is not None:
-                self.metrics_port = self.metrics.serve(self._wanted_metrics_port)
+                self.metrics_port = self.metrics.serve(
+                    self._wanted_metrics_port, self._metrics_host
+                )
         except BaseException:
             await self.stop(0)
             raise
@@ -147,20 +177,18 @@ class RpcServer:
         log.info("serving", extra={"address": self._address, "port": port})
         return port
 
-    def _listen(self, server: grpc.aio.Server) -> int:
-        try:
-            if self._tls is None:
-                return server.add_insecure_port(self._address)
-            credentials = grpc.ssl_server_credentials(
-                [(self._tls.key.read_bytes(), self._tls.certificate.read_bytes())]
-            )
-            return server.add_secure_port(self._address, credentials)
-        except RuntimeError as e:
-            raise FailedPrecondition(
-                f"can't listen on {clip(self._address)}: the address is in use or not this "
-                "machine's; stop the server that has it or choose another port",
-                reason="ADDRESS_IN_USE",
-            ) from e
+    def _make_server(self, methods: Sequence[Method]) -> grpc.aio.Server:
+        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._limits.calls)
+        server.add_generic_rpc_handlers((_Methods(methods, self._chain),))
+        return server
+
+    async def _serve_health(self) -> None:
+        if self._health_address is None:
+            return
+        # A server of its own: nothing else can be reached there.
+        self._health_server = self._make_server(tuple(self._health.methods()))
+        self.health_port = _listen(self._health_server, self._health_address, None, mutual=False)
+        await self._health_server.start()
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Drains: NOT_SERVING, streams end, services stop, unary calls have `grace_s` to end,
@@ -179,6 +207,8 @@ class RpcServer:
                 log.exception("a service did not stop cleanly", extra={"service": service.name})
         if self._server is not None:
             await self._end_calls(self._server, grace_s)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
         self.metrics.close()
         for service in self._services:
             if service.database is not None:
@@ -194,3 +224,17 @@ class RpcServer:
         """Until the server has stopped."""
         if self._server is not None:
             await self._server.wait_for_termination()
+
+
+def _listen(server: grpc.aio.Server, address: str, tls: TlsFiles | None, *, mutual: bool) -> int:
+    credentials = listener_credentials(tls, mutual=mutual) if tls else None
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as e:
+        raise FailedPrecondition(
+            f"can't listen on {clip(address)}: the address is in use or not this machine's; stop "
+            "the server that has it or choose another port",
+            reason="ADDRESS_IN_USE",
+        ) from e

@@ -1,0 +1,48 @@
+"""Services as callers: known by the certificate that they show, spiffe://allotment/service/<name>.
+
+A listener that asks for certificates lets each service call the ones that need it, and no other.
+"""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from allotment_core.auth.principal import Principal, Role
+from allotment_core.errors import Unauthenticated, clip
+from allotment_core.names import TenantName
+
+SERVICE_ID = "spiffe://allotment/service/"
+_TENANT = TenantName("services")
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Peers:
+    """The services that may call this one as themselves."""
+
+    def __init__(self, callers: Collection[str]) -> None:
+        self._principals = {
+            (SERVICE_ID + name).encode(): Principal(
+                subject=f"service/{name}", tenant=_TENANT, role=Role.ADMIN, expires_at=_NEVER
+            )
+            for name in callers
+        }
+
+    def principal(self, context: Any) -> Principal | None:
+        """Who is at the other end of a call's connection; None: it showed no certificate.
+
+        gRPC has verified the certificate. Raises: Unauthenticated (UNKNOWN_SERVICE_CERTIFICATE).
+        """
+        if not self._principals:
+            return None
+        shown = context.auth_context()
+        if not shown.get("x509_pem_cert"):
+            return None
+        ids = shown.get("peer_spiffe_id") or [b""]
+        found = self._principals.get(ids[0])
+        if found is None:
+            raise Unauthenticated(
+                f"the certificate of {clip(ids[0].decode(errors='replace'))!r} is not one of a "
+                "service that calls this one; send a token, or the certificate of such a service",
+                reason="UNKNOWN_SERVICE_CERTIFICATE",
+            )
+        return found
