@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from allotment_testkit import postgres
+from allotment_testkit import postgres, s3
 
 # onnxruntime reads this when it is imported, and then sends nothing anywhere.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -36,3 +36,17 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/test.db"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.S3Server]:
+    """One S3 server for the whole run."""
+    with s3.s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: s3.S3Server) -> Iterator[str]:
+    """An empty bucket for this test alone."""
+    with s3.s3_bucket(s3_server) as bucket:
+        yield bucket

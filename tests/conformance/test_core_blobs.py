@@ -1,4 +1,4 @@
-"""The folder store keeps the blob store's contract, and survives its disk."""
+"""Every blob store keeps the contract; the folder store survives its disk."""
 
 import os
 from collections.abc import AsyncIterator
@@ -7,14 +7,27 @@ from pathlib import Path
 import pytest
 
 from allotment_core.blobs import CHUNK_BYTES, BlobStore, FolderBlobStore
+from allotment_core.blobs.s3 import S3BlobStore
 from allotment_core.errors import DataLoss, ResourceExhausted
 from allotment_testkit.blobs import BlobStoreConformance, all_of, chunks
+from allotment_testkit.s3 import S3Server
 
 
 class TestFolderBlobStore(BlobStoreConformance):
     @pytest.fixture
     def store(self, tmp_path: Path) -> BlobStore:
         return FolderBlobStore(tmp_path / "blobs")
+
+
+class TestS3BlobStore(BlobStoreConformance):
+    @pytest.fixture
+    async def store(
+        self, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+    ) -> AsyncIterator[BlobStore]:
+        store = S3BlobStore(s3_server.config(s3_bucket, prefix="some/folder"), tmp_path / "aside")
+        await store.open()
+        yield store
+        await store.close()
 
 
 def file_of(folder: Path, sha256: str) -> Path:

@@ -36,6 +36,10 @@ class BlobStoreConformance:
         assert await all_of(store.read(blob.sha256)) == b"abc"
         assert await store.stat(blob.sha256) == blob
 
+    async def test_all_are_listed_by_sha256(self, store: BlobStore) -> None:
+        put = [await store.put(chunks(b"%d" % number)) for number in range(5)]
+        assert [blob async for blob in store.list()] == sorted(put, key=lambda blob: blob.sha256)
+
     async def test_an_empty_blob_is_a_blob(self, store: BlobStore) -> None:
         blob = await store.put(chunks())
         assert blob.size_bytes == 0

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from minio import Minio
+
+from allotment_core.blobs.s3_bucket import S3Config
 
 _MULTIPART_LISTED = 1000
 
@@ -27,6 +30,21 @@ class S3Server:
     @property
     def port(self) -> int:
         return int(self.endpoint.rpartition(":")[2])
+
+    def config(self, bucket: str, **changes: Any) -> S3Config:
+        """Quick to give up: tests wait for failures."""
+        config = S3Config(
+            endpoint=self.endpoint,
+            bucket=bucket,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            connect_s=2.0,
+            answer_s=5.0,
+            backoff_s=0.02,
+            part_bytes=5 << 20,
+            concurrency=4,
+        )
+        return replace(config, **changes)
 
     def client(self) -> Minio:
         """For looking at what is really stored."""

@@ -44,7 +44,7 @@ class FolderBlobStore:
         aside = self._aside / secrets.token_hex(8)
         digest = hashlib.sha256()
         size = 0
-        with disk_errors(self._blobs):
+        with disk_errors():
             file = await asyncio.to_thread(aside.open, "xb")
             try:
                 async for chunk in chunks:
@@ -67,7 +67,7 @@ class FolderBlobStore:
         return await asyncio.to_thread(self._put_file, path, sha256)
 
     def _put_file(self, path: Path, sha256: str) -> StoredBlob:
-        with disk_errors(self._blobs), path.open("r+b") as file:
+        with disk_errors(), path.open("r+b") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
             if actual != sha256:
                 raise mismatch(sha256, actual)
@@ -106,7 +106,7 @@ class FolderBlobStore:
     async def read(self, sha256: str, offset: int = 0) -> AsyncIterator[bytes]:
         """See BlobStore."""
         path = self._path(check_sha256(sha256, "sha256"))
-        with disk_errors(self._blobs):
+        with disk_errors():
             try:
                 file = await asyncio.to_thread(path.open, "rb")
             except FileNotFoundError:
@@ -137,7 +137,7 @@ class FolderBlobStore:
     async def delete(self, sha256: str) -> None:
         """See BlobStore."""
         path = self._path(check_sha256(sha256, "sha256"))
-        with disk_errors(self._blobs):
+        with disk_errors():
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def list(self) -> AsyncIterator[StoredBlob]:
@@ -164,7 +164,7 @@ def _next_chunk(file: BinaryIO, digest: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Tells what a disk can't do in the error tree's terms."""
     try:
         yield
