@@ -8,15 +8,18 @@ import numpy.typing as npt
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.families import constant, light
-from allotment_learn.families.offered import TAKES_MISSING, fitter
+from allotment_learn.families.offered import TAKES_MISSING, fitter, restorer
 from allotment_learn.families.training import Training
 from allotment_learn.features import Features
-from allotment_learn.forms import Fitted
+from allotment_learn.forms import Fitted, Saved
 from allotment_learn.preparation import (
+    Labelled,
     NativeNumbers,
     Preparation,
+    Prepared,
     fit_preparation,
 )
+from allotment_learn.splits import group_numbers
 from allotment_learn.task import Floats, Integers, TaskKind, TrialTask
 from allotment_search.pipeline import Component
 
@@ -77,9 +80,14 @@ class FoldModel:
 
 
 def fit_fold(
-    task: TrialTask, features: Features, rows: Integers, out_of_time: Callable[[], bool]
+    task: TrialTask,
+    features: Features,
+    rows: Integers,
+    out_of_time: Callable[[], bool],
+    saved: Saved | None = None,
 ) -> FoldModel:
-    """Fits on the given rows of the task.
+    """Fits on the given rows of the task. `saved`: what the model was that was fitted on them
+    before; then only the preparation, which is cheap and has no choice, is fitted again.
 
     Raises:
         InvalidArgument: unknown or unfit components.
@@ -90,7 +98,6 @@ def fit_fold(
     train = features.take(rows)
     target: npt.NDArray[np.int64] | Floats = task.target[rows]
     weights = None if task.weights is None else task.weights[rows]
-    preparation = _prepare(task, train)
     log_target = _log_target(task, target)
     present: tuple[int, ...] = ()
     class_count = 0
@@ -99,8 +106,19 @@ def fit_fold(
         present, class_count = tuple(int(index) for index in there), len(there)
     elif log_target is not None:
         target = np.log1p(target)
+    groups = None if task.groups is None else group_numbers(task.groups)[rows]
+    labelled = Labelled.of(
+        train,
+        target,
+        class_count=class_count,
+        weights=weights,
+        groups=groups,
+        seed=task.seed,
+    )
+    prepared = _prepare(task, labelled)
+    preparation = prepared.preparation
     training = Training(
-        matrix=preparation.transform(train),
+        matrix=prepared.matrix,
         target=target,
         class_count=class_count,
         weights=weights,
@@ -114,6 +132,8 @@ def fit_fold(
         fitted = constant.always(np.ones(1))
     elif preparation.width == 0:
         fitted = constant.fit(training)
+    elif saved is not None and (restore := restorer(pipeline.family)) is not None:
+        fitted = restore(training, saved)
     else:
         fitted = fit(training)
     return FoldModel(preparation, fitted, len(task.classes), present, log_target)
@@ -133,10 +153,11 @@ def reads_dates(task: TrialTask) -> bool:
     return name == "parts" and task.pipeline.family != "constant"
 
 
-def _prepare(task: TrialTask, train: Features) -> Preparation:
+def _prepare(task: TrialTask, labelled: Labelled) -> Prepared:
     family = task.pipeline.family
     if family == "constant":
-        return Preparation(NativeNumbers(np.empty(0, dtype=np.int64)), ())
+        nothing = NativeNumbers(np.empty(0, dtype=np.int64))
+        return Prepared(Preparation(nothing), np.empty((labelled.features.row_count, 0)))
     components = dict(task.pipeline.components)
     # Dates alone may be the only numbers of a table: then the grammar gives no numeric component.
     default = "native" if family in TAKES_MISSING else "impute"
@@ -147,7 +168,7 @@ def _prepare(task: TrialTask, train: Features) -> Preparation:
             f"{family} does not take missing values: its numeric component has to be impute",
             reason="BAD_PIPELINE",
         )
-    return fit_preparation(components, train)
+    return fit_preparation(components, labelled)
 
 
 def _log_target(task: TrialTask, target: npt.NDArray[np.int64] | Floats) -> LogTarget | None:

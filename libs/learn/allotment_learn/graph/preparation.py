@@ -11,10 +11,11 @@ from allotment_learn.graph.builder import ML_DOMAIN, GraphBuilder
 from allotment_learn.graph.dates import write_date_parts
 from allotment_learn.preparation import (
     LARGEST_NATIVE,
-    Categories,
+    CategoryBlock,
     ImputedNumbers,
     Numbers,
     Preparation,
+    codes_of,
 )
 from allotment_learn.table import Column, ColumnKind
 from allotment_learn.task import Floats, Integers
@@ -27,9 +28,9 @@ class CodedInput:
     places: str
     values: tuple[str, ...]
 
-    def rows_of(self, block: Categories) -> Floats:
+    def rows_of(self, block: CategoryBlock) -> Floats:
         """What a fold's block makes of each place, [values + 2, width]."""
-        codes = block.codes_of([*self.values, "", ""])
+        codes = codes_of(block.values, [*self.values, "", ""])
         codes[-2] = len(block.values)
         return block.rows_of(codes)
 

@@ -1,7 +1,4 @@
-"""From features to the matrix that a model takes, with every fitted number in plain sight.
-
-Each class here has its twin in `graph/preparation.py`: the same steps in the same order, in double
-precision, so that graph and library see the same bits.
+"""Numbers as a model takes them.
 
 `impute`: missing values become the mean or median of the training rows, values are cut to ten times
 the training range beyond its ends (infinities land there too), then centred and scaled where asked;
@@ -9,14 +6,13 @@ columns with missing training values may get an indicator. `native`: missing val
 become +-1e300. Columns without any training value are left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment_core.errors import InvalidArgument, clip
-from allotment_learn.features import Coded, Features
+from allotment_learn.preparation.components import unknown_component
 from allotment_learn.task import Floats, Integers
 from allotment_search.pipeline import Component
 
@@ -43,7 +39,7 @@ class NativeNumbers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImputedNumbers:
-    """Arrays by kept column; `indicated` are places in the features' matrix. No scaling: centre
+    """Arrays by kept column; `indicated` are places in the extended numbers. No scaling: centre
     None."""
 
     kept: Integers
@@ -71,70 +67,6 @@ class ImputedNumbers:
 Numbers = NativeNumbers | ImputedNumbers
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Categories:
-    """One string column. `values` have the codes 0, 1, ... by frequency; then "other", then
-    missing.
-
-    One-hot: a column for each code. Else one column with the code.
-    """
-
-    column: str
-    values: tuple[str, ...]
-    onehot: bool
-
-    @property
-    def width(self) -> int:
-        return len(self.values) + 2 if self.onehot else 1
-
-    def codes_of(self, values: Sequence[str]) -> Integers:
-        known = {value: code for code, value in enumerate(self.values)}
-        known[""] = len(self.values) + 1
-        return np.array([known.get(value, len(self.values)) for value in values], dtype=np.int64)
-
-    def rows_of(self, codes: Integers) -> Floats:
-        """What stands in the matrix for each code, [codes, width]."""
-        if not self.onehot:
-            return codes.astype(np.float64)[:, None]
-        rows: Floats = (codes[:, None] == np.arange(self.width)).astype(np.float64)
-        return rows
-
-    def transform(self, coded: Coded) -> Floats:
-        return self.rows_of(self.codes_of(coded.values))[coded.codes]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Preparation:
-    """The matrix: numbers first, then the string columns in the table's order."""
-
-    numbers: Numbers
-    categories: tuple[Categories, ...]
-
-    @property
-    def width(self) -> int:
-        return self.numbers.width + sum(block.width for block in self.categories)
-
-    def transform(self, features: Features) -> Floats:
-        """float64 [rows, width]; C-contiguous."""
-        blocks = [self.numbers.transform(features.numbers)]
-        blocks.extend(block.transform(features.strings[block.column]) for block in self.categories)
-        return np.ascontiguousarray(np.concatenate(blocks, axis=1))
-
-
-def fit_preparation(components: Mapping[str, Component], train: Features) -> Preparation:
-    """Raises: InvalidArgument for a component or parameter that is not known here."""
-    numeric = components.get("numeric", Component("native", {}))
-    category = components.get("category", Component("ordinal", {}))
-    return Preparation(
-        fit_numbers(numeric, train.numbers),
-        tuple(
-            fitted
-            for name, coded in train.strings.items()
-            if (fitted := fit_categories(category, name, coded)) is not None
-        ),
-    )
-
-
 def fit_numbers(component: Component, numbers: Floats) -> Numbers:
     """`numbers`: the training rows."""
     missing = np.isnan(numbers)
@@ -142,7 +74,7 @@ def fit_numbers(component: Component, numbers: Floats) -> Numbers:
     if component.name == "native":
         return NativeNumbers(kept)
     if component.name != "impute":
-        raise _unknown("numeric", component.name)
+        raise unknown_component("numeric", component.name)
     taken = numbers[:, kept]
     usable = np.where(np.abs(taken) <= LARGEST_IMPUTED, taken, np.nan)
     columns = [_finite(usable[:, index]) for index in range(len(kept))]
@@ -185,41 +117,19 @@ def _scaling(
         # Mostly one value: quartiles say nothing of the rest. 1.35: of a normal distribution.
         scale = np.where(spread > 0, spread / 1.35, deviation)
     else:
-        raise _unknown("scale", name)
+        raise unknown_component("scale", name)
     # Rounding alone gives a constant column a tiny deviation.
     flat = scale <= 1e-12 * np.maximum(1.0, np.abs(centre))
     return centre, np.where(flat, 1.0, scale)
 
 
-def fit_categories(component: Component, name: str, coded: Coded) -> Categories | None:
-    """None when the training rows have no value."""
-    if component.name not in ("ordinal", "onehot"):
-        raise _unknown("category", component.name)
-    counts = np.bincount(coded.codes, minlength=len(coded.values))
-    least = max(1, int(component.params.get("min_count", 1)))
-    there = [(-int(n), value) for n, value in zip(counts, coded.values, strict=True) if n and value]
-    if not there:
-        return None
-    frequent = [value for count, value in sorted(there) if -count >= least]
-    onehot = component.name == "onehot"
-    if onehot:
-        frequent = frequent[: int(component.params.get("max_categories", 50))]
-    return Categories(name, tuple(frequent), onehot)
-
-
-def _unknown(slot: str, name: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"there is no {slot} component '{clip(name)}'", reason="NO_SUCH_COMPONENT"
-    )
-
-
 def thresholds_in_source(
     numbers: Numbers, places: npt.NDArray[np.int64], thresholds: Floats
 ) -> tuple[Integers, Floats]:
-    """Split thresholds of matrix columns as values of the features' matrix.
+    """Split thresholds of matrix columns as values of the extended numbers.
 
     `places`: columns of the matrix that the model takes. Those that are no numbers are left out.
-    The first array has places in the features' matrix.
+    The first array has places in the extended numbers.
     """
     of_number = places < len(numbers.kept)
     chosen, values = places[of_number], thresholds[of_number]
