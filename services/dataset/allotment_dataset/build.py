@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from allotment_api.dataset.v1.blob_pb2_grpc import add_BlobServiceServicer_to_server
 from allotment_api.dataset.v1.dataset_pb2_grpc import add_DatasetServiceServicer_to_server
-from allotment_core.blobs import FolderBlobStore
 from allotment_core.clock import Clock
 from allotment_core.db import Database
 from allotment_core.errors import AllotmentError
 from allotment_core.rpc import Service
+from allotment_dataset.adapters.byte_stores import OpenStore, opened_store
 from allotment_dataset.adapters.parse_children import ChildLimits, ParseChildren
 from allotment_dataset.adapters.spool import FolderSpool
 from allotment_dataset.adapters.sql_store import SqlStore
@@ -29,10 +29,14 @@ log = logging.getLogger(__name__)
 
 MIGRATIONS = "allotment_dataset.adapters.migrations"
 
+UNFINISHED_FOR = timedelta(hours=24)
+"""Objects that are still being sent after this time belong to a process that is gone."""
+
 
 async def build(config: DatasetConfig, clock: Clock) -> Service:
     """The service with its database open."""
-    stored = FolderBlobStore(config.blob_dir)
+    opened = await opened_store(config)
+    stored = opened.blobs
     spool = FolderSpool(config.work_dir / "spool", stored)
     await spool.empty()
     database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
@@ -72,7 +76,7 @@ async def build(config: DatasetConfig, clock: Clock) -> Service:
         concurrency=config.import_concurrency,
     )
     background = _Background(
-        uploads, blobs, children, catalogue, runner, every_s=config.collect_every_s
+        uploads, blobs, opened, children, catalogue, runner, clock, every_s=config.collect_every_s
     )
     datasets = DatasetServicer(uploads, Imports(store, changes, clock), catalogue)
     return Service(
@@ -94,14 +98,18 @@ class _Background:
         self,
         uploads: Uploads,
         blobs: Blobs,
+        opened: OpenStore,
         children: ParseChildren,
         catalogue: Catalogue,
         runner: ImportRunner,
+        clock: Clock,
         *,
         every_s: float,
     ) -> None:
         self._uploads = uploads
         self._blobs = blobs
+        self._opened = opened
+        self._clock = clock
         self._children = children
         self._catalogue = catalogue
         self._runner = runner
@@ -121,12 +129,14 @@ class _Background:
         await self._runner.stop()
         await self._catalogue.stop()
         await self._children.stop()
+        await self._opened.close()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
             try:
                 await self._uploads.sweep()
+                await self._opened.drop_unfinished(self._clock.now() - UNFINISHED_FOR)
                 while await self._blobs.collect():
                     pass
             except AllotmentError as e:
