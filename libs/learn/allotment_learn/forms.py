@@ -1,8 +1,11 @@
 """A fitted model as numbers: what a graph is written from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+import numpy.typing as npt
 
 from allotment_learn.task import Floats
 from allotment_learn.trees import Trees
@@ -52,6 +55,9 @@ class TreesForm:
 
 
 Form = ConstantForm | LinearForm | TreesForm
+Saved = Mapping[str, npt.NDArray[Any]]
+"""A fitted model of a family as named arrays of plain numbers: its family's `restore` makes the
+same model of them, bit by bit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,3 +66,5 @@ class Fitted:
 
     predict: Callable[[Floats], Floats]
     form: Form
+    save: Callable[[], Saved] | None = None
+    """None: such a model is fitted again where it is needed once more."""

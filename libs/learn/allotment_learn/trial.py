@@ -10,10 +10,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from allotment_core.errors import InvalidArgument, clip
-from allotment_learn import metrics, splits
+from allotment_learn import fold_files, metrics, splits
 from allotment_learn.errors import DeadlineReached, NotANumber, TrainingRefused
 from allotment_learn.features import Features
 from allotment_learn.folds import LIBRARY_ERRORS, FoldModel, fit_fold, reads_dates
+from allotment_learn.forms import Saved
 from allotment_learn.graph.writer import write_graph
 from allotment_learn.quirks import reference_rows
 from allotment_learn.reference import write_reference
@@ -36,9 +37,13 @@ def run_trial(
     out_dir: Path,
     report: Callable[[FoldReport], None],
     monotonic: Callable[[], float] = time.monotonic,
+    folds_dir: Path | None = None,
 ) -> TrialOutcome:
     """Fits fold by fold, reports after each, writes model.onnx, reference.npz and predictions.npz
     to `out_dir`.
+
+    `folds_dir`: fitted folds are kept there, and those that lie there already are not fitted
+    again; the outcome is the same, bit by bit.
 
     Raises:
         InvalidArgument: the task contradicts itself, or names what is not known here.
@@ -54,7 +59,7 @@ def run_trial(
         # mean.
         warnings.simplefilter("ignore")
         with np.errstate(all="ignore"):
-            return _run(task, out_dir, report, monotonic)
+            return _run(task, out_dir, report, monotonic, folds_dir)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,21 +73,30 @@ def _run(
     out_dir: Path,
     report: Callable[[FoldReport], None],
     monotonic: Callable[[], float],
+    folds_dir: Path | None,
 ) -> TrialOutcome:
     started = monotonic()
+    earlier_s = 0.0
     features = Features.of(task.table, with_dates=reads_dates(task))
     folds = divide_rows(task)
     positive = _positive(task)
     models: list[FoldModel] = []
     pieces: list[_Validated] = []
     for train, validation in folds:
-        model = _fit(task, features, train, monotonic, len(models), len(folds))
+        known = folds_dir and fold_files.read_fold(folds_dir, task, len(models) + 1)
+        begun = monotonic()
+        saved = known.saved if known else None
+        model = _fit(task, features, train, monotonic, len(models), len(folds), saved)
         models.append(model)
+        if known:
+            earlier_s += known.fit_s - (monotonic() - begun)
+        elif folds_dir is not None:
+            _keep(folds_dir, task, models, monotonic() - begun)
         predictions = _predict(model, features.take(validation))
         pieces.append(_Validated(validation, predictions))
         validated = _join(pieces)
         score = _score(task, task.metric, validated, positive)
-        fit_s = monotonic() - started
+        fit_s = earlier_s + monotonic() - started
         report(
             FoldReport(finished_folds=len(models), fold_count=len(folds), score=score, fit_s=fit_s)
         )
@@ -180,6 +194,7 @@ def _fit(
     monotonic: Callable[[], float],
     finished: int,
     fold_count: int,
+    saved: Saved | None,
 ) -> FoldModel:
     def out_of_time() -> bool:
         return task.deadline_monotonic is not None and monotonic() >= task.deadline_monotonic
@@ -189,11 +204,17 @@ def _fit(
             f"the deadline came after {finished} of {fold_count} folds", folds=str(finished)
         )
     try:
-        return fit_fold(task, features, train, out_of_time)
+        return fit_fold(task, features, train, out_of_time, saved)
     except LIBRARY_ERRORS as error:
         raise TrainingRefused(
             f"{task.pipeline.family} can't be fitted on {len(train)} rows: {clip(str(error), 400)}"
         ) from error
+
+
+def _keep(folds_dir: Path, task: TrialTask, models: list[FoldModel], fit_s: float) -> None:
+    save = models[-1].fitted.save
+    if save is not None and fit_s >= fold_files.LEAST_FIT_S:
+        fold_files.write_fold(folds_dir, task, len(models), save(), fit_s)
 
 
 def _predict(model: FoldModel, features: Features) -> Floats:

@@ -1,10 +1,12 @@
 """Histogram gradient boosting of scikit-learn."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from allotment_learn.families.training import Training
-from allotment_learn.forms import Fitted, Link, TreesForm
+from allotment_learn.forms import Fitted, Link, Saved, TreesForm
 from allotment_learn.task import Floats
 from allotment_learn.trees import of_hist_gradient_boosting
 
@@ -24,6 +26,42 @@ def fit(training: Training) -> Fitted:
     kind = HistGradientBoostingClassifier if classifies else HistGradientBoostingRegressor
     model = kind(**params)
     model.fit(training.matrix, training.target, sample_weight=training.weights)
+    return _fitted(training, model)
+
+
+def _save(model: Any) -> Saved:
+    """The nodes of all trees behind one another, as scikit-learn holds them."""
+    predictors = [predictor for predictors in model._predictors for predictor in predictors]
+    return {
+        "nodes": np.concatenate([predictor.nodes for predictor in predictors]),
+        "node_counts": np.array([len(p.nodes) for p in predictors], dtype=np.int64),
+        "base": np.asarray(model._baseline_prediction),
+    }
+
+
+def restore(training: Training, saved: Saved) -> Fitted:
+    """A model of one round is fitted on next to nothing; then it gets the saved trees."""
+    kind = HistGradientBoostingClassifier if training.class_count else HistGradientBoostingRegressor
+    model = kind(max_iter=1, early_stopping=False, categorical_features=None)
+    model.fit(*training.stand_in())
+    pattern = model._predictors[0][0]
+    ends = np.cumsum(saved["node_counts"])
+    predictors = [
+        type(pattern)(
+            np.ascontiguousarray(saved["nodes"][end - count : end]),
+            pattern.binned_left_cat_bitsets,
+            pattern.raw_left_cat_bitsets,
+        )
+        for count, end in zip(saved["node_counts"], ends, strict=True)
+    ]
+    outputs = training.output_count
+    model._predictors = [predictors[at : at + outputs] for at in range(0, len(ends), outputs)]
+    model._baseline_prediction = saved["base"]
+    return _fitted(training, model)
+
+
+def _fitted(training: Training, model: Any) -> Fitted:
+    classifies = training.class_count > 0
     if not classifies:
         link = Link.IDENTITY
     else:
@@ -41,4 +79,4 @@ def fit(training: Training) -> Fitted:
     def numbers(matrix: Floats) -> Floats:
         return np.asarray(model.predict(matrix)[:, None], dtype=np.float64)
 
-    return Fitted(model.predict_proba if classifies else numbers, form)
+    return Fitted(model.predict_proba if classifies else numbers, form, lambda: _save(model))

@@ -6,7 +6,7 @@ import numpy as np
 
 from allotment_learn.errors import DeadlineReached, FamilyUnavailable
 from allotment_learn.families.training import Training
-from allotment_learn.forms import Fitted, Link, TreesForm
+from allotment_learn.forms import Fitted, Link, Saved, TreesForm
 from allotment_learn.task import Floats
 from allotment_learn.trees import of_lightgbm
 
@@ -50,13 +50,30 @@ def fit(training: Training) -> Fitted:
         num_boost_round=training.integer("n_estimators", 100),
         callbacks=[stop_in_time],
     )
+    return _fitted(training, booster)
+
+
+def restore(training: Training, saved: Saved) -> Fitted:
+    """Raises: FamilyUnavailable."""
+    if lightgbm is None:
+        raise FamilyUnavailable(_PROBLEM)
+    text = saved["text"].tobytes().decode()
+    return _fitted(training, lightgbm.Booster(model_str=text, params={"verbosity": -1}))
+
+
+def _save(text: str) -> Saved:
+    return {"text": np.frombuffer(text.encode(), dtype=np.uint8)}
+
+
+def _fitted(training: Training, booster: Any) -> Fitted:
+    text = booster.model_to_string(num_iteration=-1)
     outputs = training.output_count
     if not training.class_count:
         link = Link.IDENTITY
     else:
         link = Link.SIGMOID if training.class_count == 2 else Link.SOFTMAX
     form = TreesForm(
-        of_lightgbm(booster.model_to_string(num_iteration=-1), outputs),
+        of_lightgbm(text, outputs),
         np.zeros(outputs),
         1.0,
         False,
@@ -70,7 +87,7 @@ def fit(training: Training) -> Fitted:
             return np.stack([1.0 - found, found], axis=1)
         return found if training.class_count else found[:, None]
 
-    return Fitted(predict, form)
+    return Fitted(predict, form, lambda: _save(text))
 
 
 def _params(training: Training) -> dict[str, str | float | int | bool]:

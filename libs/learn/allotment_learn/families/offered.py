@@ -7,7 +7,7 @@ from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.errors import FamilyUnavailable
 from allotment_learn.families import constant, forests, histogram, light, linear
 from allotment_learn.families.training import Training
-from allotment_learn.forms import Fitted
+from allotment_learn.forms import Fitted, Saved
 
 _FAMILIES: dict[str, Callable[[Training], Fitted]] = {
     "constant": constant.fit,
@@ -16,6 +16,13 @@ _FAMILIES: dict[str, Callable[[Training], Fitted]] = {
     "extra_trees": forests.fit_extra_trees,
     "hist_gradient_boosting": histogram.fit,
     "lightgbm": light.fit,
+}
+_RESTORERS: dict[str, Callable[[Training, Saved], Fitted]] = {
+    "linear": linear.restore,
+    "random_forest": forests.restore_random_forest,
+    "extra_trees": forests.restore_extra_trees,
+    "hist_gradient_boosting": histogram.restore,
+    "lightgbm": light.restore,
 }
 TAKES_MISSING = frozenset({"constant", "hist_gradient_boosting", "lightgbm"})
 
@@ -49,3 +56,8 @@ def fitter(family: str) -> Callable[[Training], Fitted]:
     if family == "lightgbm" and light.unavailable_because():
         raise FamilyUnavailable(light.unavailable_because())
     return _FAMILIES[family]
+
+
+def restorer(family: str) -> Callable[[Training, Saved], Fitted] | None:
+    """Makes a fitted model of what its `save` gave; None: the family's models are fitted again."""
+    return _RESTORERS.get(family)

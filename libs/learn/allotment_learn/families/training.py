@@ -29,6 +29,13 @@ class Training:
         """Raw outputs: one for two classes and for numbers, else one for each class."""
         return self.class_count if self.class_count > 2 else 1
 
+    def stand_in(self) -> tuple[Floats, npt.NDArray[np.int64] | Floats]:
+        """A few empty rows of this width with every class: what a model is fitted on that gets its
+        real contents afterwards."""
+        count = max(2, self.class_count)
+        target = np.arange(count) if self.class_count else np.zeros(count)
+        return np.zeros((count, self.matrix.shape[1])), target
+
     def number(self, name: str, default: float) -> float:
         return float(self.params.get(name, default))
 
