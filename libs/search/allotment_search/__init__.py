@@ -1,17 +1,22 @@
-"""The space of pipelines, and who chooses from it. Pure: numpy and the standard library alone."""
+"""The space of pipelines, and who chooses from it. Pure; Optuna is loaded late."""
 
 from allotment_search.derivation import Choice, Derivation, Value
 from allotment_search.grammar import Grammar
+from allotment_search.history import History, HistoryView, Outcome
 from allotment_search.pipeline import Component, PipelineSpec
 from allotment_search.play import (
-    History,
+    MixedSampler,
+    Origin,
     Proposal,
     RandomSampler,
     Sampler,
+    SamplerKind,
     next_proposals,
     portfolio,
+    untried_defaults,
 )
 from allotment_search.shape import TaskShape
+from allotment_search.tpe import TpeSampler, load_optuna
 
 __all__ = [
     "Choice",
@@ -19,12 +24,20 @@ __all__ = [
     "Derivation",
     "Grammar",
     "History",
+    "HistoryView",
+    "MixedSampler",
+    "Origin",
+    "Outcome",
     "PipelineSpec",
     "Proposal",
     "RandomSampler",
     "Sampler",
+    "SamplerKind",
     "TaskShape",
+    "TpeSampler",
     "Value",
+    "load_optuna",
     "next_proposals",
     "portfolio",
+    "untried_defaults",
 ]

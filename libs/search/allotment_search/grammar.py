@@ -9,6 +9,7 @@ import numpy as np
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_search.derivation import Choice, Derivation, Value
+from allotment_search.encoding import Encoding, Step
 from allotment_search.pipeline import Component, PipelineSpec
 from allotment_search.shape import TaskShape
 from allotment_search.space import NonTerminal, PortfolioEntry, Production, Space, read_space
@@ -102,6 +103,18 @@ class Grammar:
             choices.append(Choice(nonterminal.name, production.name))
             choices += [Choice(f"{production.name}.{n}", v) for n, v in params.items()]
         return tuple(choices)
+
+    def encoding(self, family: str, shape: TaskShape) -> Encoding:
+        """The family's derivations for this shape as points of a box."""
+        steps = []
+        for nonterminal in self._expansion(family):
+            fixed = bool(nonterminal.needs) and _count(nonterminal.needs, shape) == 0
+            if fixed:
+                productions = [self._default_production(nonterminal, {}, shape)]
+            else:
+                productions = [p for p in nonterminal.productions.values() if p.fits(shape)]
+            steps.append(Step(nonterminal.name, tuple(productions), fixed))
+        return Encoding(self._space.start, family, tuple(steps), shape)
 
     def resolve(self, derivation: Derivation) -> PipelineSpec:
         """The pipeline that a derivation leads to.

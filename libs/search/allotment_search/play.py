@@ -1,37 +1,35 @@
 """The order of play: the constant predictor, cheap sane defaults, then the sampler's proposals."""
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
 
 from allotment_search.derivation import Derivation
 from allotment_search.grammar import Grammar
+from allotment_search.history import HistoryView
 from allotment_search.shape import TaskShape
+from allotment_search.tpe import TpeSampler
 
-Origin = Literal["CONSTANT", "DEFAULT", "RANDOM"]
+Origin = Literal["CONSTANT", "DEFAULT", "PORTFOLIO", "RANDOM", "TPE"]
+SamplerKind = Literal["tpe", "random"]
+RANDOM_SHARE = 0.15
+"""Of the proposals beside TPE's are random draws: it may be wrong about the space."""
+OUTCOMES_TO_MODEL = 8
+"""Scores that have to be known before TPE proposes anything."""
 _DRAWS_PER_PROPOSAL = 60
 _CHEAP_S = 2.0
 
 
-class History:
-    """The derivations proposed so far, in order; tells in constant time whether one was."""
+class Known(Protocol):
+    """The derivations proposed so far."""
 
-    def __init__(self, derivations: Iterable[Derivation] = ()) -> None:
-        self._derivations = list(derivations)
-        self._known = set(self._derivations)
+    def __len__(self) -> int: ...
 
-    def add(self, derivation: Derivation) -> None:
-        self._derivations.append(derivation)
-        self._known.add(derivation)
-
-    def __len__(self) -> int:
-        return len(self._derivations)
-
-    def __contains__(self, derivation: object) -> bool:
-        return derivation in self._known
+    def __contains__(self, derivation: object) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,9 @@ class Proposal:
 class Sampler(Protocol):
     """Chooses derivations. A pure function of the history and the generator's state."""
 
-    def propose(self, history: History, count: int, rng: np.random.Generator) -> list[Derivation]:
+    def propose(
+        self, history: HistoryView, count: int, rng: np.random.Generator
+    ) -> list[Derivation]:
         """At most ``count`` derivations, none of which is in the history or twice in the answer."""
         ...
 
@@ -70,7 +70,7 @@ class RandomSampler:
         self._marks = np.cumsum([weights[f] for f in self._families])
         self._affordable = affordable
 
-    def propose(self, history: History, count: int, rng: np.random.Generator) -> list[Derivation]:
+    def propose(self, history: Known, count: int, rng: np.random.Generator) -> list[Derivation]:
         proposals: dict[Derivation, None] = {}
         if not self._families:
             return []
@@ -101,6 +101,21 @@ def portfolio(grammar: Grammar, shape: TaskShape, families: Collection[str]) -> 
     return sorted(derivations, key=lambda d: _cost_class(grammar.cost_s(d, shape), d))
 
 
+@lru_cache(maxsize=256)
+def _portfolio(
+    grammar: Grammar, shape: TaskShape, families: frozenset[str]
+) -> tuple[Derivation, ...]:
+    return tuple(portfolio(grammar, shape, families))
+
+
+def untried_defaults(
+    grammar: Grammar, shape: TaskShape, families: Collection[str], history: Known
+) -> list[Derivation]:
+    """What is left of the portfolio."""
+    order = _portfolio(grammar, shape, frozenset(families))
+    return [d for d in order if d not in history]
+
+
 def _cost_class(cost_s: float, derivation: Derivation) -> int:
     if derivation[0].value == "constant":
         return -1
@@ -111,7 +126,7 @@ def next_proposals(
     grammar: Grammar,
     shape: TaskShape,
     families: Collection[str],
-    history: History,
+    history: Known,
     count: int,
     seed: int,
     affordable: Callable[[Derivation], bool] = lambda _: True,
@@ -122,8 +137,8 @@ def next_proposals(
     """
     proposals = [
         Proposal(d, "CONSTANT" if d[0].value == "constant" else "DEFAULT")
-        for d in portfolio(grammar, shape, families)
-        if d not in history and (d[0].value == "constant" or affordable(d))
+        for d in untried_defaults(grammar, shape, families, history)
+        if d[0].value == "constant" or affordable(d)
     ][:count]
     if len(proposals) < count:
         sampler = RandomSampler(
@@ -137,3 +152,45 @@ def next_proposals(
         drawn = sampler.propose(history, missing, rng)
         proposals = [*proposals, *(Proposal(d, "RANDOM") for d in drawn)]
     return proposals
+
+
+class MixedSampler:
+    """Proposals beyond the portfolio: TPE's, and a share of random draws."""
+
+    def __init__(self, grammar: Grammar, shape: TaskShape, families: Collection[str]) -> None:
+        """Takes half a second in a process that has not loaded Optuna yet."""
+        self._grammar, self._shape, self._families = grammar, shape, families
+        self._tpe = TpeSampler(grammar, shape, families)
+
+    def proposals(
+        self,
+        history: HistoryView,
+        count: int,
+        seed: int,
+        affordable: Callable[[Derivation], bool] = lambda _: True,
+    ) -> list[Proposal]:
+        """The next ``count`` ones; fewer when nothing new is left. Takes milliseconds for each.
+
+        A pure function of its arguments; each proposal takes those before it as pending.
+        """
+        scored = sum(outcome.loss is not None for outcome in history.ended)
+        batch = self._tpe.batch(history, affordable) if scored >= OUTCOMES_TO_MODEL else None
+        random = RandomSampler(self._grammar, self._shape, self._families, affordable)
+        proposals: list[Proposal] = []
+        for _ in range(count):
+            number = len(history)
+            mixing = np.random.default_rng([seed, number, 1])
+            drawn: list[Derivation] = []
+            origin: Origin = "TPE"
+            if batch is not None and float(mixing.random()) >= RANDOM_SHARE:
+                drawn = batch.propose(1, mixing)
+            if not drawn:
+                origin = "RANDOM"
+                drawn = random.propose(history, 1, np.random.default_rng([seed, number]))
+                if batch is not None and drawn:
+                    batch.pend(drawn[0])
+            if not drawn:
+                break
+            proposals.append(Proposal(drawn[0], origin))
+            history = history.ahead(drawn)
+        return proposals
