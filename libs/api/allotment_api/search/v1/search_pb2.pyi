@@ -75,7 +75,9 @@ class _TrialStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialState
     TRIAL_STATE_RUNNING: _TrialState.ValueType  # 3
     """Moves to PAUSED, QUEUED (lost lease, epoch + 1), SUCCEEDED, STOPPED, FAILED, QUARANTINED, CANCELLED."""
     TRIAL_STATE_PAUSED: _TrialState.ValueType  # 4
-    """Moves to RUNNING, QUEUED, CANCELLED."""
+    """Put off by the search: others did better on the same folds. It goes on, with epoch + 1, when it comes among the best
+    or nothing better is left to do. Moves to RUNNING, QUEUED, CANCELLED.
+    """
     TRIAL_STATE_SUCCEEDED: _TrialState.ValueType  # 5
     TRIAL_STATE_STOPPED: _TrialState.ValueType  # 6
     """Ended early by the search: it could not win, or its score was not a number."""
@@ -100,7 +102,9 @@ TRIAL_STATE_ASSIGNED: TrialState.ValueType  # 2
 TRIAL_STATE_RUNNING: TrialState.ValueType  # 3
 """Moves to PAUSED, QUEUED (lost lease, epoch + 1), SUCCEEDED, STOPPED, FAILED, QUARANTINED, CANCELLED."""
 TRIAL_STATE_PAUSED: TrialState.ValueType  # 4
-"""Moves to RUNNING, QUEUED, CANCELLED."""
+"""Put off by the search: others did better on the same folds. It goes on, with epoch + 1, when it comes among the best
+or nothing better is left to do. Moves to RUNNING, QUEUED, CANCELLED.
+"""
 TRIAL_STATE_SUCCEEDED: TrialState.ValueType  # 5
 TRIAL_STATE_STOPPED: TrialState.ValueType  # 6
 """Ended early by the search: it could not win, or its score was not a number."""
@@ -124,7 +128,7 @@ class _AttemptCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptC
     ATTEMPT_CAUSE_LOST: _AttemptCause.ValueType  # 2
     """Free: the trainer or its node went away."""
     ATTEMPT_CAUSE_PAUSED: _AttemptCause.ValueType  # 3
-    """Free: the experiment was paused."""
+    """Free: the experiment was paused, or the search put the trial off."""
     ATTEMPT_CAUSE_CRASH: _AttemptCause.ValueType  # 4
     """A strike: the process died."""
     ATTEMPT_CAUSE_OUT_OF_MEMORY: _AttemptCause.ValueType  # 5
@@ -143,7 +147,7 @@ ATTEMPT_CAUSE_PREEMPTED: AttemptCause.ValueType  # 1
 ATTEMPT_CAUSE_LOST: AttemptCause.ValueType  # 2
 """Free: the trainer or its node went away."""
 ATTEMPT_CAUSE_PAUSED: AttemptCause.ValueType  # 3
-"""Free: the experiment was paused."""
+"""Free: the experiment was paused, or the search put the trial off."""
 ATTEMPT_CAUSE_CRASH: AttemptCause.ValueType  # 4
 """A strike: the process died."""
 ATTEMPT_CAUSE_OUT_OF_MEMORY: AttemptCause.ValueType  # 5
@@ -230,6 +234,7 @@ class ExperimentSpec(_message.Message):
     GROUP_COLUMN_FIELD_NUMBER: _builtins.int
     TIME_COLUMN_FIELD_NUMBER: _builtins.int
     FAMILIES_FIELD_NUMBER: _builtins.int
+    WITHOUT_EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     dataset_version: _builtins.str
     """tenants/*/datasets/*/versions/*; ".../versions/latest" is resolved once."""
     target: _builtins.str
@@ -243,6 +248,8 @@ class ExperimentSpec(_message.Message):
     weight_column: _builtins.str
     group_column: _builtins.str
     time_column: _builtins.str
+    without_early_stopping: _builtins.bool
+    """Every trial is trained to its end, whatever its rank."""
     @_builtins.property
     def budget(self) -> Global___Budget: ...
     @_builtins.property
@@ -268,14 +275,45 @@ class ExperimentSpec(_message.Message):
         group_column: _builtins.str = ...,
         time_column: _builtins.str = ...,
         families: _abc.Iterable[_builtins.str] | None = ...,
+        without_early_stopping: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset_version", b"dataset_version", "families", b"families", "group_column", b"group_column", "ignored_columns", b"ignored_columns", "max_parallel_trials", b"max_parallel_trials", "metric", b"metric", "seed", b"seed", "target", b"target", "task", b"task", "time_column", b"time_column", "weight_column", b"weight_column"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "dataset_version", b"dataset_version", "families", b"families", "group_column", b"group_column", "ignored_columns", b"ignored_columns", "max_parallel_trials", b"max_parallel_trials", "metric", b"metric", "seed", b"seed", "target", b"target", "task", b"task", "time_column", b"time_column", "weight_column", b"weight_column", "without_early_stopping", b"without_early_stopping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExperimentSpec: _TypeAlias = ExperimentSpec  # noqa: Y015
+
+@_typing.final
+class EarlyStopping(_message.Message):
+    """What was put off, and what trials that were spared by lot say about it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSED_TRIAL_COUNT_FIELD_NUMBER: _builtins.int
+    AUDIT_COUNT_FIELD_NUMBER: _builtins.int
+    IMPROVED_AUDIT_COUNT_FIELD_NUMBER: _builtins.int
+    paused_trial_count: _builtins.int
+    """Trials that are put off now, or were when the search ended."""
+    audit_count: _builtins.int
+    """Trials that would have been put off and ran to their end all the same."""
+    improved_audit_count: _builtins.int
+    """Those of them that were better than every trial before them."""
+    def __init__(
+        self,
+        *,
+        paused_trial_count: _builtins.int = ...,
+        audit_count: _builtins.int = ...,
+        improved_audit_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_count", b"audit_count", "improved_audit_count", b"improved_audit_count", "paused_trial_count", b"paused_trial_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyStopping: _TypeAlias = EarlyStopping  # noqa: Y015
 
 @_typing.final
 class Experiment(_message.Message):
@@ -297,6 +335,7 @@ class Experiment(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*/experiments/*"""
     state: Global___ExperimentState.ValueType
@@ -334,6 +373,8 @@ class Experiment(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def early_stopping(self) -> Global___EarlyStopping: ...
     def __init__(
         self,
         *,
@@ -353,10 +394,11 @@ class Experiment(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
+        early_stopping: Global___EarlyStopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_score", b"best_score", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "problem", b"problem", "spec", b"spec", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_score", b"best_score", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "problem", b"problem", "spec", b"spec", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_model", b"best_model", "best_score", b"best_score", "classes", b"classes", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "etag", b"etag", "finished_trial_count", b"finished_trial_count", "name", b"name", "problem", b"problem", "revision", b"revision", "running_trial_count", b"running_trial_count", "spec", b"spec", "state", b"state", "wait", b"wait", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_model", b"best_model", "best_score", b"best_score", "classes", b"classes", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "etag", b"etag", "finished_trial_count", b"finished_trial_count", "name", b"name", "problem", b"problem", "revision", b"revision", "running_trial_count", b"running_trial_count", "spec", b"spec", "state", b"state", "wait", b"wait", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_score: _TypeAlias = _typing.Literal["best_score"]  # noqa: Y015
     _WhichOneofArgType__best_score: _TypeAlias = _typing.Literal["_best_score", b"_best_score"]  # noqa: Y015

@@ -405,9 +405,17 @@ class TrialFailure(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     LOG_TAIL_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_SHA256_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FOLDS_FIELD_NUMBER: _builtins.int
     cause: _search_pb2.AttemptCause.ValueType
     log_tail: _builtins.str
     """At most 4 KiB."""
+    checkpoint_sha256: _builtins.str
+    """PREEMPTED and PAUSED alone: a blob of the fitted folds, put under {trial}/checkpoints/folds before this message.
+    An Assignment that names it goes on after them. Empty: nothing worth keeping. It is taken of any epoch.
+    """
+    checkpoint_folds: _builtins.int
+    """How many folds had been fitted."""
     @_builtins.property
     def key(self) -> Global___ReportKey: ...
     @_builtins.property
@@ -419,10 +427,12 @@ class TrialFailure(_message.Message):
         cause: _search_pb2.AttemptCause.ValueType = ...,
         problem: _problem_pb2.Problem | None = ...,
         log_tail: _builtins.str = ...,
+        checkpoint_sha256: _builtins.str = ...,
+        checkpoint_folds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "key", b"key", "log_tail", b"log_tail", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "checkpoint_folds", b"checkpoint_folds", "checkpoint_sha256", b"checkpoint_sha256", "key", b"key", "log_tail", b"log_tail", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -530,6 +540,8 @@ class Assignment(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
+    RUNGS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_SHA256_FIELD_NUMBER: _builtins.int
     trial: _builtins.str
     trial_epoch: _builtins.int
     family: _builtins.str
@@ -540,6 +552,8 @@ class Assignment(_message.Message):
     seed: _builtins.int
     threads: _builtins.int
     memory_bytes: _builtins.int
+    checkpoint_sha256: _builtins.str
+    """Fitted folds of an earlier attempt; what is of no use (any more) is fitted again. Empty: none."""
     @_builtins.property
     def derivation(self) -> _containers.RepeatedCompositeFieldContainer[_search_pb2.Choice]: ...
     @_builtins.property
@@ -562,6 +576,12 @@ class Assignment(_message.Message):
     def server_time(self) -> _timestamp_pb2.Timestamp:
         """By the server's clock when this message was sent: trainers compute with the difference."""
 
+    @_builtins.property
+    def rungs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """After that many folds the search may put the trial off: its result is handed in when the TrialProgress of the last
+        rung is acknowledged; a StopTrial (NO_POTENTIAL) comes before the acknowledgement, or none does.
+        """
+
     def __init__(
         self,
         *,
@@ -582,10 +602,12 @@ class Assignment(_message.Message):
         memory_bytes: _builtins.int = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         server_time: _timestamp_pb2.Timestamp | None = ...,
+        rungs: _abc.Iterable[_builtins.int] | None = ...,
+        checkpoint_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "server_time", b"server_time", "split", b"split", "table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "deadline", b"deadline", "derivation", b"derivation", "family", b"family", "feature_columns", b"feature_columns", "memory_bytes", b"memory_bytes", "metric", b"metric", "seed", b"seed", "server_time", b"server_time", "split", b"split", "table", b"table", "target", b"target", "task", b"task", "threads", b"threads", "trial", b"trial", "trial_epoch", b"trial_epoch", "weight_column", b"weight_column"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_sha256", b"checkpoint_sha256", "classes", b"classes", "deadline", b"deadline", "derivation", b"derivation", "family", b"family", "feature_columns", b"feature_columns", "memory_bytes", b"memory_bytes", "metric", b"metric", "rungs", b"rungs", "seed", b"seed", "server_time", b"server_time", "split", b"split", "table", b"table", "target", b"target", "task", b"task", "threads", b"threads", "trial", b"trial", "trial_epoch", b"trial_epoch", "weight_column", b"weight_column"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -615,7 +637,8 @@ Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
 
 @_typing.final
 class StopTrial(_message.Message):
-    """The trainer ends the trial and reports a TrialFailure once it is gone: PAUSED for that reason, PREEMPTED for the rest.
+    """The trainer ends the trial and reports a TrialFailure once it is gone: PAUSED for PAUSED and NO_POTENTIAL, PREEMPTED
+    for the rest.
     A trial that was done already has reported its result.
     """
 
