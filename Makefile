@@ -36,7 +36,7 @@ lint: $(VENV)/.dev ## formatting, lint, types, import contracts, buf, generated-
 	protos/check_drift.sh $(BIN)/python
 
 test: $(VENV)/.dev ## all tests that need nothing but this machine
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: $(VENV)/.dev ## every benchmark, short forms (see docs/benchmarks.md)
 	$(BIN)/python -m bench

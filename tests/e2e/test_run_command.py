@@ -187,9 +187,12 @@ def test_an_interrupt_at_any_time_leaves_nothing_running(tmp_path: Path, delay_s
     with running(tmp_path, str(rows), "--target", "bought", "--budget", "5m") as run:
         time.sleep(delay_s)
         run.process.send_signal(signal.SIGINT)
-        assert run.process.wait(20) in (130, -signal.SIGINT), run.said
+        status = run.process.wait(20)
         assert none_left_after(run.mark, 0.5), run.processes
     assert os.listdir(run.temporary) == []
+    if "init_import_site" in run.said:
+        return  # Python itself was still starting; it ends with status 1 and says why.
+    assert status in (130, -signal.SIGINT), run.said
     if delay_s > 0.1:
         assert "Traceback" not in run.said
 

@@ -107,7 +107,7 @@ class Nursery:
             if self._child is not None:
                 self._listen(self._child, ready)
                 self._watch(self._child)
-                self._reap()
+            self._reap()
             if self._control_fd in ready:
                 for message in self._control.read():
                     self._obey(message)
