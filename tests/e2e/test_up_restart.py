@@ -43,7 +43,7 @@ def client_of(system: LocalSystem) -> allotment.Client:
     return allotment.Client(system.address, token=system.token)
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(true: Callable[[], bool], seconds: float = 40.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it did not happen in time"
