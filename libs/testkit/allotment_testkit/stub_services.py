@@ -24,6 +24,8 @@ class StubTenants:
         self.trouble: Exception | None = None
         self.pause_s = 0.0
         self.create_calls = 0
+        self.entered = asyncio.Event()
+        """Set once a GetTenant has begun."""
         self.left = asyncio.Event()
         """Set whenever a GetTenant has ended its pause, cancelled or not."""
 
@@ -43,6 +45,7 @@ class StubTenants:
         return await self.database.respond(insert, to_response)
 
     async def GetTenant(self, request: Any, _context: Any) -> allocator_pb2.GetTenantResponse:
+        self.entered.set()
         self.left.clear()
         try:
             await asyncio.sleep(self.pause_s)

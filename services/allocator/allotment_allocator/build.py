@@ -50,7 +50,13 @@ async def build(
     database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     pool = local_pool(config)
     board = Board()
-    launcher = HostLauncher(config.host_command, config.work_dir, clock, first_host=first_host)
+    launcher = HostLauncher(
+        config.host_command,
+        config.work_dir,
+        clock,
+        first_host=first_host,
+        server_ca=config.server_ca_file,
+    )
     desk = SqlDesk(database, board, pool, rules(config), clock, launcher.trainers)
     await _make_local_tenant(desk, config)
     leases = await desk.read(lambda books: books.live_leases())

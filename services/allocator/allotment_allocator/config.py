@@ -21,6 +21,10 @@ class AllocatorConfig:
     """Where trainers keep data by content; they make a folder for each tenant."""
     server_address: str = "127.0.0.1:50051"
     """Where trainers reach the controller and the dataset service."""
+    server_ca_file: Path | None = None
+    """The authority (PEM) of that server's certificate; empty: the system's, or plaintext on
+    loopback.
+    """
     slots: int = 0
     """Slots of the local pool; 0: as many as this process may use cores, by threads_per_slot."""
     threads_per_slot: int = 1

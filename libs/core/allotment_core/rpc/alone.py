@@ -7,34 +7,33 @@ import sys
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc.aio
 
 from allotment_core.auth.tokens import TokenVerifier
 from allotment_core.clock import Clock
 from allotment_core.config import load
-from allotment_core.errors import AllotmentError, InvalidArgument
+from allotment_core.errors import AllotmentError, InvalidArgument, clip
 from allotment_core.events import configure_logging
+from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.client import channel
 from allotment_core.rpc.server import RpcServer, ServicesListener
 from allotment_core.rpc.service import Service
 from allotment_core.rpc.tls import TlsFiles
 
 C = TypeVar("C")
-S = TypeVar("S", bound="ServerConfig")
+S = TypeVar("S", bound="ListenerConfig")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """What serving one service alone needs besides: ALLOTMENT_SERVE_<NAME>."""
+class ListenerConfig:
+    """Where a process listens: ALLOTMENT_SERVE_<NAME>."""
 
     address: str
     """host:port for clients and trainers, with TLS and tokens; port 0 picks one. Plaintext is
     allowed on loopback alone.
     """
-    services_address: str | None = None
-    """host:port for the other services, which show certificates; empty: none."""
     health_address: str | None = None
     """host:port that answers health alone, in plaintext, for probes; empty: none."""
     metrics_port: int | None = None
@@ -42,27 +41,44 @@ class ServerConfig:
     metrics_host: str = "127.0.0.1"
     """Where metrics are served; they need no token."""
     certificate_file: Path | None = None
-    """PEM; for its listeners and for its calls to other services. Its URI is
-    spiffe://allotment/service/<name>. Read again when it changes, as key and authority are.
+    """PEM; a service's has the URI spiffe://allotment/service/<name>, for its calls to other
+    services. Read again when it changes, as key and authority are.
     """
     private_key_file: Path | None = None
     """PEM; the certificate's."""
     ca_file: Path | None = None
     """PEM; the authority of the other services' certificates."""
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """None: plaintext.
+
+        Raises: InvalidArgument (INVALID_CONFIG) for half of a pair, and for no certificate on an
+            address that is not loopback.
+        """
+        certificate, key = self.certificate_file, self.private_key_file
+        if (certificate is None) != (key is None):
+            raise _bad("CERTIFICATE_FILE and PRIVATE_KEY_FILE are set together or not at all")
+        if certificate is not None and key is not None:
+            return TlsFiles(certificate=certificate, key=key, ca=self.ca_file)
+        if not is_loopback(self.address):
+            raise _bad(
+                f"ADDRESS {clip(self.address)} is not loopback: set CERTIFICATE_FILE and "
+                "PRIVATE_KEY_FILE, or serve on 127.0.0.1"
+            )
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig(ListenerConfig):
+    """What serving one service alone needs besides its own: ALLOTMENT_SERVE_<NAME>."""
+
+    services_address: str | None = None
+    """host:port for the other services, which show certificates; empty: none."""
     token_file: Path | None = None
     """Holds the token for its calls to other services, where certificates don't do."""
     public_key_file: Path | None = None
     """PEM; verifies callers' tokens."""
-
-    @property
-    def tls(self) -> TlsFiles | None:
-        """Raises: InvalidArgument (INVALID_CONFIG) when a part of it is missing."""
-        certificate, key = self.certificate_file, self.private_key_file
-        if (certificate is None) != (key is None):
-            raise _bad("CERTIFICATE_FILE and PRIVATE_KEY_FILE are set together or not at all")
-        if certificate is None or key is None:
-            return None
-        return TlsFiles(certificate=certificate, key=key, ca=self.ca_file)
 
     def server(
         self,
@@ -118,7 +134,14 @@ def _bad(message: str) -> InvalidArgument:
     return InvalidArgument(f"ALLOTMENT_SERVE_*: {message}", reason="INVALID_CONFIG")
 
 
-async def serve_until_signal(server: RpcServer) -> None:
+class Servable(Protocol):
+    """A server of this process."""
+
+    async def start(self) -> int: ...
+    async def stop(self) -> None: ...
+
+
+async def serve_until_signal(server: Servable) -> None:
     """Starts the server, and drains it at the first SIGTERM or SIGINT."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,7 +1,7 @@
 """grpc.health.v1, in our own chain: garbage is refused as everywhere. Needs no token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 from grpc_health.v1 import health_pb2
@@ -16,18 +16,23 @@ _Status = health_pb2.HealthCheckResponse
 class Health:
     """The state of each service of a server; "" is the server as a whole."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(
+        self, services: Iterable[str], known_as: Callable[[str], str] = lambda name: name
+    ) -> None:
+        """`known_as`: which of `services` stands for the name that a caller asks for."""
+        self._known_as = known_as
         self._states: dict[str, Any] = {name: _Status.NOT_SERVING for name in ("", *services)}
         self._changed = asyncio.Event()
 
-    def set_serving(self, serving: bool) -> None:
-        for name in self._states:
-            self._states[name] = _Status.SERVING if serving else _Status.NOT_SERVING
+    def set_serving(self, serving: bool, name: str | None = None) -> None:
+        """Of one name, or of all of them."""
+        for each in self._states if name is None else (name,):
+            self._states[each] = _Status.SERVING if serving else _Status.NOT_SERVING
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def Check(self, request: Any, _context: Any) -> _Status:
-        state = self._states.get(request.service)
+        state = self._states.get(self._known_as(request.service))
         if state is None:
             raise NotFound(f"no service {clip(request.service)!r} here", reason="UNKNOWN_SERVICE")
         return _Status(status=state)
@@ -36,7 +41,7 @@ class Health:
         sent = None
         while True:
             changed = self._changed
-            state = self._states.get(request.service, _Status.SERVICE_UNKNOWN)
+            state = self._states.get(self._known_as(request.service), _Status.SERVICE_UNKNOWN)
             if state != sent:
                 yield _Status(status=state)
                 sent = state

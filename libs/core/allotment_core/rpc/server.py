@@ -71,10 +71,12 @@ class _Methods(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> "grpc.RpcMethodHandler[Any, Any]":
         found = self._handlers.get(details.method)
-        return found or grpc.stream_stream_rpc_method_handler(_unknown(details.method))
+        return found or grpc.stream_stream_rpc_method_handler(unknown_method(details.method))
 
 
-def _unknown(path: str) -> Any:
+def unknown_method(path: str) -> Any:
+    """A behaviour of any kind that says UNIMPLEMENTED."""
+
     async def refuse(_requests: Any, context: Any) -> None:
         error = Unimplemented(
             f"this server does not serve {clip(path)}; compare its version with the client's",
@@ -156,9 +158,9 @@ class RpcServer:
         """
         self._server = self._make_server(self._methods)
         try:
-            port = _listen(self._server, self._address, self._tls, mutual=False)
+            port = listen(self._server, self._address, self._tls, mutual=False)
             if self._for_services is not None:
-                self.services_port = _listen(
+                self.services_port = listen(
                     self._server, self._for_services.address, self._for_services.tls, mutual=True
                 )
             await self._server.start()
@@ -187,7 +189,7 @@ class RpcServer:
             return
         # A server of its own: nothing else can be reached there.
         self._health_server = self._make_server(tuple(self._health.methods()))
-        self.health_port = _listen(self._health_server, self._health_address, None, mutual=False)
+        self.health_port = listen(self._health_server, self._health_address, None, mutual=False)
         await self._health_server.start()
 
     async def stop(self, grace_s: float = 5.0) -> None:
@@ -226,7 +228,8 @@ class RpcServer:
             await self._server.wait_for_termination()
 
 
-def _listen(server: grpc.aio.Server, address: str, tls: TlsFiles | None, *, mutual: bool) -> int:
+def listen(server: grpc.aio.Server, address: str, tls: TlsFiles | None, *, mutual: bool) -> int:
+    """Adds a listener; its port. Raises: FailedPrecondition (ADDRESS_IN_USE, INVALID_TLS_FILES)."""
     credentials = listener_credentials(tls, mutual=mutual) if tls else None
     try:
         if credentials is None:

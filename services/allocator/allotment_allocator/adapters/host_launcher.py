@@ -73,10 +73,14 @@ class HostLauncher:
         clock: Clock,
         on_change: Callable[[], None] = lambda: None,
         first_host: Process | None = None,
+        server_ca: Path | None = None,
     ) -> None:
-        """`first_host`: a host that `spawn_host` started ahead; later ones are started here."""
+        """`first_host`: a host that `spawn_host` started ahead; later ones are started here.
+        `server_ca`: the authority (PEM) that trainers accept their server's certificate from.
+        """
         self._command = tuple(command)
         self._first_host = first_host
+        self._server_ca = server_ca
         self._work_dir = work_dir
         self._clock = clock
         self.on_change = on_change
@@ -172,6 +176,7 @@ class HostLauncher:
             "memory_bytes": order.memory_bytes,
             "cache_dir": str(order.cache_dir),
             "work_dir": str(self._folder(order.trainer_id)),
+            "ca": str(self._server_ca) if self._server_ca else None,
         }
 
     def _folder(self, trainer_id: str) -> Path:
