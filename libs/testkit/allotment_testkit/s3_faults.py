@@ -69,7 +69,7 @@ class FaultyS3:
 @contextmanager
 def faulty_s3(server: S3Server) -> Iterator[FaultyS3]:
     """A front on 127.0.0.1 that is gone at the end of the block."""
-    with urllib3.PoolManager(retries=False, timeout=30.0) as pool:
+    with urllib3.PoolManager(maxsize=16, retries=False, timeout=30.0) as pool:
 
         class Handler(_Handler):
             front: FaultyS3

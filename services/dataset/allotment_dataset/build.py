@@ -31,6 +31,7 @@ MIGRATIONS = "allotment_dataset.adapters.migrations"
 
 UNFINISHED_FOR = timedelta(hours=24)
 """Objects that are still being sent after this time belong to a process that is gone."""
+LOOK_FOR_UNFINISHED_EVERY = timedelta(hours=1)
 
 
 async def build(config: DatasetConfig, clock: Clock) -> Service:
@@ -110,6 +111,7 @@ class _Background:
         self._blobs = blobs
         self._opened = opened
         self._clock = clock
+        self._looked_time = clock.now()
         self._children = children
         self._catalogue = catalogue
         self._runner = runner
@@ -136,10 +138,19 @@ class _Background:
             await asyncio.sleep(self._every_s)
             try:
                 await self._uploads.sweep()
-                await self._opened.drop_unfinished(self._clock.now() - UNFINISHED_FOR)
+                await self._drop_unfinished()
                 while await self._blobs.collect():
                     pass
             except AllotmentError as e:
                 log.warning("sweeping failed", extra={"reason": e.reason})
             except Exception:
                 log.exception("sweeping broke")
+
+    async def _drop_unfinished(self) -> None:
+        now = self._clock.now()
+        if now - self._looked_time < LOOK_FOR_UNFINISHED_EVERY:
+            return
+        self._looked_time = now
+        count = await self._opened.drop_unfinished(now - UNFINISHED_FOR)
+        if count:
+            log.info("unfinished objects dropped", extra={"count": count})

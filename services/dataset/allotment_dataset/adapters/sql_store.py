@@ -220,10 +220,7 @@ class SqlRecords:
         self._connection.execute(table.delete().where(*_equal(table, key)))
 
     def _put(self, table: sa.Table, values: Mapping[str, Any], *key: str) -> None:
-        """Updates the row with this key, or inserts it.
-
-        Writers take turns: there is no race between both.
-        """
+        """Updates the row with this key, or inserts it: no writer gets in between."""
         rest = {name: value for name, value in values.items() if name not in key}
         where = _equal(table, {name: values[name] for name in key})
         if rest:
