@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -35,8 +34,8 @@ NOW = CLOCK.now()
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(f"sqlite:///{tmp_path}/c.db", migrations=MIGRATIONS, clock=CLOCK)
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = await Database.open(database_url, migrations=MIGRATIONS, clock=CLOCK)
     yield opened
     await opened.close()
 

@@ -1,7 +1,6 @@
-"""The dataset service's store over SQLite."""
+"""The dataset service's store over each kind of database."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,14 +14,13 @@ from allotment_testkit.dataset_records import StoreConformance
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite:///{tmp_path}/dataset.db"
-    opened = await Database.open(url, migrations=MIGRATIONS, clock=SystemClock())
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = await Database.open(database_url, migrations=MIGRATIONS, clock=SystemClock())
     yield opened
     await opened.close()
 
 
-class TestSqlite(StoreConformance):
+class TestStore(StoreConformance):
     @pytest.fixture
     def store(self, database: Database) -> SqlStore:
         return SqlStore(database)

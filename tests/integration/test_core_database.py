@@ -45,7 +45,7 @@ def names(connection: sa.Connection) -> list[str]:
 
 def on_disk(database: Database) -> list[str]:
     """What another process sees."""
-    with closing(sqlite3.connect(database.path)) as connection:
+    with closing(sqlite3.connect(database.name)) as connection:
         return [row[0] for row in connection.execute("SELECT name FROM item ORDER BY name")]
 
 
@@ -325,7 +325,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 async def test_only_its_owner_reads_a_database(database: Database) -> None:
     for suffix in ("", "-wal", "-shm"):
-        path = database.path.with_name(database.path.name + suffix)
+        path = Path(database.name + suffix)
         assert path.stat().st_mode & 0o077 == 0, path
 
 

@@ -1,96 +1,85 @@
 """A service's database."""
 
 import asyncio
-import concurrent.futures
-import contextvars
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from allotment_core.calls import Call, current_call
 from allotment_core.clock import Clock
-from allotment_core.db import migration, request_log, sqlite
-from allotment_core.db.storage_errors import storage_error
+from allotment_core.db import migration, request_log
+from allotment_core.db.backend import Backend
+from allotment_core.db.reader import READERS, Readers
+from allotment_core.db.urls import backend_of
 from allotment_core.db.writer import GroupCommitWriter
+from allotment_core.errors import AllotmentError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-READERS = 4
 _PRUNE_EVERY_S = 3600.0
 
 
 class Database:
     """Works are plain functions of a SQLAlchemy connection, run in threads of the database.
 
-    A work must not commit, and may run again when its caller repeats the request: what it
-    decides has
-    to come out of the connection and its arguments.
+    A work must not commit, and may run more than once: when its caller repeats the request, when
+    another process's write got in between, when the server went away. What it decides has to come
+    out of the connection and its arguments.
     """
 
-    def __init__(self, path: Path, writer: sa.Engine, readers: sa.Engine, clock: Clock) -> None:
+    def __init__(
+        self, backend: Backend, engines: tuple[sa.Engine, sa.Engine], clock: Clock
+    ) -> None:
         """Use `open`."""
-        self.path = path
+        self.name = backend.name
         self._clock = clock
-        self._engines = (writer, readers)
-        self._writer = GroupCommitWriter(writer, path)
-        self._reader = concurrent.futures.ThreadPoolExecutor(READERS, f"read-{path.stem}")
+        self._engines = engines
+        self._writer = GroupCommitWriter(engines[0], backend)
+        self._readers = Readers(engines[1], backend)
         self._prune_due = clock.monotonic()
 
     @classmethod
     async def open(cls, url: str, *, migrations: str | Path, clock: Clock) -> "Database":
         """Opens (or creates) the database and brings it to the newest schema.
 
-        `migrations` is the package, or the folder, with `versions/0001_*.py`.
-        Raises: FailedPrecondition (SCHEMA_TOO_NEW), InvalidArgument (UNSUPPORTED_DATABASE),
-        storage errors.
+        `url` is sqlite:////absolute/path, or postgresql://user:password@host/database with
+        `schema=name` among its options; without it the schema is named after the service, so that
+        all services can have one database. `migrations` is the package, or the folder, with
+        `versions/0001_*.py`.
+        Raises: FailedPrecondition (SCHEMA_TOO_NEW, DATABASE_UNAVAILABLE), InvalidArgument
+        (UNSUPPORTED_DATABASE, INVALID_DATABASE_URL), storage errors.
         """
-        path = sqlite.database_path(url)
+        backend = backend_of(url, migration.schema_name(migrations))
         versions = migration.versions_folder(migrations)
-        return await asyncio.to_thread(cls._open, path, versions, clock)
+        return await asyncio.to_thread(cls._open, backend, versions, clock)
 
     @classmethod
-    def _open(cls, path: Path, versions: Path, clock: Clock) -> "Database":
-        writer = sqlite.create_engine(path, connections=1, writes=True)
-        readers = sqlite.create_engine(path, connections=READERS, writes=False)
+    def _open(cls, backend: Backend, versions: Path, clock: Clock) -> "Database":
+        writer = backend.engine(connections=1, writes=True)
         try:
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # Tenants' names and results are nobody else's business on this machine.
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            migration.migrate(writer, versions, str(path))
+            backend.create(writer)
+            migration.migrate(writer, versions, backend)
         except (DBAPIError, OSError) as e:
             writer.dispose()
-            error = storage_error(e, path)
+            error = backend.storage_error(e)
             raise error or e from e
         except BaseException:
             writer.dispose()
             raise
-        return cls(path, writer, readers, clock)
+        readers = backend.engine(connections=READERS, writes=False)
+        return cls(backend, (writer, readers), clock)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """The work's result on a snapshot: it sees every write that was answered before.
 
         Raises: what the work raises, or a storage error.
         """
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._reader, lambda: context.run(self._read, work)
-        )
-
-    def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        try:
-            with self._engines[1].connect() as connection, connection.begin() as transaction:
-                result = work(connection)
-                transaction.rollback()
-                return result
-        except DBAPIError as e:
-            raise storage_error(e, self.path) or e from e
+        return await self._readers.run(work)
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
         """The work's result, once it is durable: all of the work's changes or none.
@@ -112,7 +101,15 @@ class Database:
         if call.responded:
             raise RuntimeError(f"{call.rpc} responds twice: all its changes belong into one work")
         await self._prune()
-        response = await self.write(lambda c: self._respond(c, call, work, to_response))
+        try:
+            response = await self.write(lambda c: self._respond(c, call, work, to_response))
+        except (AllotmentError, IntegrityError):
+            # Another process may have answered the same request in between: work then failed
+            # because it is done.
+            stored = await self.stored_response(call)
+            if stored is None:
+                raise
+            response = cast(M, stored)
         call.responded = True
         return response
 
@@ -158,7 +155,7 @@ class Database:
 
     def _close(self) -> None:
         self._writer.close()
-        self._reader.shutdown()
+        self._readers.close()
         for engine in self._engines:
             engine.dispose()
 

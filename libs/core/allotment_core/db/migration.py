@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from allotment_core.db.backend import Backend
 from allotment_core.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -33,7 +34,14 @@ def versions_folder(migrations: str | Path) -> Path:
     return Path(migrations) / "versions"
 
 
-def migrate(engine: sa.Engine, versions: Path, database: str) -> bool:
+def schema_name(migrations: str | Path) -> str:
+    """Where a server keeps the tables of these migrations, unless the URL says it."""
+    if isinstance(migrations, Path) or "/" in migrations:
+        return "allotment"
+    return migrations.partition(".")[0]
+
+
+def migrate(engine: sa.Engine, versions: Path, backend: Backend) -> bool:
     """Runs the revisions that the database lacks, all or none; whether there were any.
 
     Raises: FailedPrecondition (SCHEMA_TOO_NEW) when it holds a revision that this code does not
@@ -47,19 +55,8 @@ def migrate(engine: sa.Engine, versions: Path, database: str) -> bool:
         if current_revision(connection) == head:
             return False
         connection.rollback()
-        # Tables are rebuilt by copy, drop and rename: the drop must not cascade to referring rows.
-        _set_foreign_keys(connection, on=False)
-        try:
-            with connection.begin():
-                return _upgrade(connection, files, head, database)
-        finally:
-            _set_foreign_keys(connection, on=True)
-
-
-def _set_foreign_keys(connection: sa.Connection, *, on: bool) -> None:
-    raw = connection.connection.dbapi_connection
-    if raw is not None:
-        raw.cursor().execute(f"PRAGMA foreign_keys = {'ON' if on else 'OFF'}")
+        with backend.migrating(connection), connection.begin():
+            return _upgrade(connection, files, head, backend)
 
 
 def current_revision(connection: sa.Connection) -> str | None:
@@ -70,7 +67,7 @@ def current_revision(connection: sa.Connection) -> str | None:
 
 
 def _upgrade(
-    connection: sa.Connection, files: Mapping[str, Path], head: str, database: str
+    connection: sa.Connection, files: Mapping[str, Path], head: str, backend: Backend
 ) -> bool:
     from alembic.operations import Operations  # noqa: PLC0415 (not needed on most starts)
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
@@ -78,7 +75,7 @@ def _upgrade(
     current = current_revision(connection)  # again: now we hold the lock
     if current is not None and current not in files:
         raise FailedPrecondition(
-            f"{database} was written by a newer version (its schema is {current}, this version "
+            f"{backend.name} was written by a newer version (its schema is {current}, this version "
             f"knows up to {head}); start the version that wrote it, or restore an older backup",
             reason="SCHEMA_TOO_NEW",
         )
@@ -92,12 +89,13 @@ def _upgrade(
             f"CREATE TABLE {_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
         )
     connection.exec_driver_sql(f"DELETE FROM {_VERSION_TABLE}")
-    connection.exec_driver_sql(f"INSERT INTO {_VERSION_TABLE} VALUES (?)", (head,))
-    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    connection.execute(sa.text(f"INSERT INTO {_VERSION_TABLE} VALUES (:head)"), {"head": head})
+    broken = backend.settle_schema(connection)
     if broken:
         raise FailedPrecondition(
-            f"{database} can't be migrated to schema {head}: {len(broken)} rows refer to rows that "
-            f"are not there (the first in table {broken[0][0]}); nothing was changed",
+            f"{backend.name} can't be migrated to schema {head}: {sum(broken.values())} rows refer "
+            f"to rows that are not there (the first in table {next(iter(broken))}); nothing was "
+            "changed",
             reason="MIGRATION_FAILED",
         )
     return bool(pending)

@@ -1,25 +1,28 @@
 """Group commit: one thread writes; whatever waits shares one transaction and one fsync.
 
-Each work runs in its own SAVEPOINT: one that raises takes back only itself. Nobody is answered
-before
-the COMMIT that made the work durable returned; when it fails, all that shared it get the error.
+Each work runs behind a savepoint of its own: one that raises takes back only itself. Nobody is
+answered before the COMMIT that made the work durable returned; when it fails, all that shared it
+get the error. A transaction that lost against another process's, or whose connection broke, runs
+again for a bounded time: the works in it run again too, and no work is ever stored twice.
 """
 
 import asyncio
 import contextvars
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-import sqlalchemy.exc
 
-from allotment_core.db.storage_errors import storage_error
+from allotment_core.db.backend import Backend, Fate, Outcome
+from allotment_core.db.patience import Patience
 from allotment_core.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -27,6 +30,8 @@ QUEUE_LIMIT = 10_000
 BATCH_LIMIT = 512
 BATCH_S = 0.05
 """After this long a batch takes no more works: its first callers have waited enough."""
+PATIENCE_S = 10.0
+"""How long a server's restart or a row that others keep changing is waited for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,12 +47,15 @@ class _Work:
 class GroupCommitWriter:
     """Runs works one after the other on the connection of a writing engine."""
 
-    def __init__(self, engine: sa.Engine, path: Path) -> None:
+    def __init__(self, engine: sa.Engine, backend: Backend) -> None:
         self._engine = engine
-        self._path = path
+        self._backend = backend
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name=f"write-{path.stem}", daemon=True)
+        self._ends = False
+        self._thread = threading.Thread(
+            target=self._loop, name=f"write-{backend.label}", daemon=True
+        )
         self._thread.start()
 
     async def submit(self, run: Callable[[sa.Connection], T]) -> T:
@@ -57,13 +65,13 @@ class GroupCommitWriter:
         """
         if self._closed:
             raise Unavailable(
-                f"the database {self._path.name} is closed: the server is going down",
+                f"the database {self._backend.name} is closed: the server is going down",
                 reason="SHUTTING_DOWN",
                 retry_after_s=1.0,
             )
         if self._queue.qsize() >= QUEUE_LIMIT:
             raise Unavailable(
-                f"{QUEUE_LIMIT} writes are waiting for the disk; try again in a second",
+                f"{QUEUE_LIMIT} writes are waiting for the database; try again in a second",
                 reason="OVERLOADED",
                 retry_after_s=1.0,
             )
@@ -81,51 +89,110 @@ class GroupCommitWriter:
         self._thread.join()
 
     def _loop(self) -> None:
-        running = True
-        while running:
+        while not self._ends:
             first = self._queue.get()
             if first is None:
                 break
             batch = [first]
             try:
-                running = self._run_batch(first, batch)
+                self._store(batch)
             except Exception as e:  # noqa: BLE001 (the thread's edge: the callers get it)
-                error = storage_error(e, self._path) or e
+                if self._backend.fate(e) is Fate.LOST:
+                    while self._take(batch):
+                        pass  # they have waited for the same server
+                error = self._backend.storage_error(e) or e
                 for work in batch:
-                    work.error = work.error or error
+                    work.error = error
             _answer(batch)
 
-    def _run_batch(self, first: _Work, batch: list[_Work]) -> bool:
-        """Runs the first work and what arrives meanwhile in one transaction; False at the end."""
-        more = True
-        ends = time.monotonic() + BATCH_S
-        with self._engine.connect() as connection, connection.begin():
-            self._run_one(connection, first)
-            while len(batch) < BATCH_LIMIT and time.monotonic() < ends:
-                try:
-                    work = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if work is None:
-                    more = False
-                    break
-                batch.append(work)
-                self._run_one(connection, work)
-        return more
+    def _take(self, batch: list[_Work]) -> bool:
+        """Moves a waiting work to the batch; False when none waits."""
+        try:
+            work = self._queue.get_nowait()
+        except queue.Empty:
+            return False
+        if work is None:
+            self._ends = True
+            return False
+        batch.append(work)
+        return True
 
-    def _run_one(self, connection: sa.Connection, work: _Work) -> None:
-        if work.future.cancelled():
-            return
-        connection.exec_driver_sql("SAVEPOINT work")
+    def _store(self, batch: list[_Work]) -> None:
+        """Runs the works, and what arrives meanwhile, until it is known what became of them."""
+        patience = Patience(PATIENCE_S)
+        conflicts = 0
+        while True:
+            attempt = _Attempt()
+            try:
+                with (
+                    self._engine.connect() as connection,
+                    self._backend.turn(connection, conflicts),
+                ):
+                    self._transact(connection, batch, attempt)
+                return
+            except Exception as e:
+                fate = self._backend.fate(e)
+                if fate is Fate.FAILED:
+                    raise
+                if fate is Fate.CONFLICT:
+                    conflicts += 1
+                if fate is Fate.LOST:
+                    log.warning("database connection lost", extra={"database": self._backend.name})
+                    self._engine.dispose()
+                    if attempt.mark and self._is_stored(attempt.mark):
+                        return
+                if not patience.pause():
+                    raise
+
+    def _is_stored(self, mark: str) -> bool:
+        outcome = self._backend.outcome(self._engine, mark)
+        if outcome is Outcome.UNKNOWN:
+            raise Unavailable(
+                f"the database ({self._backend.name}) went away while it stored this, and does not "
+                "tell whether it did; repeat the request with the same request_id",
+                reason="COMMIT_UNKNOWN",
+                retry_after_s=1.0,
+            )
+        return outcome is Outcome.COMMITTED
+
+    def _transact(self, connection: sa.Connection, batch: list[_Work], attempt: "_Attempt") -> None:
+        ends = time.monotonic() + BATCH_S
+        with connection.begin():
+            done = 0
+            first = True
+            while done < len(batch):
+                if not batch[done].future.cancelled():
+                    self._run_one(connection, batch[done], first=first)
+                    first = False
+                done += 1
+                if done == len(batch) < BATCH_LIMIT and time.monotonic() < ends and not self._ends:
+                    self._take(batch)
+            attempt.mark = self._backend.mark(connection)
+
+    def _run_one(self, connection: sa.Connection, work: _Work, *, first: bool) -> None:
+        work.result = work.error = None
+        self._backend.savepoint(connection, first=first)
         try:
             work.result = work.context.run(work.run, connection)
-        except Exception as e:  # noqa: BLE001 (the work's caller gets it)
-            work.error = storage_error(e, self._path) or e
-            # After some errors (a full disk) SQLite has rolled the whole transaction back: then
-            # this
-            # raises, and all works of the batch fail.
-            connection.exec_driver_sql("ROLLBACK TO work")
-        connection.exec_driver_sql("RELEASE work")
+        except Exception as e:
+            if self._backend.fate(e) is not Fate.FAILED:
+                raise
+            work.error = self._backend.storage_error(e) or e
+            self._undo(connection, e)
+
+    def _undo(self, connection: sa.Connection, cause: Exception) -> None:
+        try:
+            self._backend.undo(connection)
+        except Exception as e:
+            if self._backend.fate(e) is not Fate.FAILED:
+                raise
+            raise cause from e  # the whole transaction is void, because of it
+
+
+@dataclass(slots=True)
+class _Attempt:
+    mark: str = ""
+    """What the backend knows the transaction by, once its COMMIT is on its way."""
 
 
 def _answer(batch: list[_Work]) -> None:

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from allotment_allocator.adapters import schema
 from allotment_allocator.adapters.schema import from_micros, to_micros
@@ -13,6 +12,7 @@ from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.lease import MOVES, Lease, LeaseState, Problem
 from allotment_allocator.domain.ports import Used, Who
 from allotment_allocator.domain.tenant import Tenant, Terms
+from allotment_core.db import upserts
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
 
 _ENDED = tuple(state.value for state in MOVES.final)
@@ -55,7 +55,7 @@ class SqlBooks:
             "update_time": to_micros(tenant.update_time),
             "revision": tenant.revision,
         }
-        self._put(schema.tenants, "name", values)
+        upserts.put(self._connection, schema.tenants, values, "name")
 
     def delete_tenant(self, name: TenantName) -> None:
         for table in (schema.leases, schema.accounts, schema.usage):
@@ -109,7 +109,7 @@ class SqlBooks:
             "end_time": to_micros(lease.end_time),
             "revision": lease.revision,
         }
-        self._put(schema.leases, "name", values)
+        upserts.put(self._connection, schema.leases, values, "name")
 
     # Accounts and usage
 
@@ -135,23 +135,17 @@ class SqlBooks:
             "as_of": to_micros(account.as_of),
             "slot_count": account.slot_count,
         }
-        self._put(schema.accounts, "who", values)
+        upserts.put(self._connection, schema.accounts, values, "who")
 
     def add_usage(self, holder: ExperimentName, used: Used) -> None:
-        table = schema.usage
-        statement = insert(table).values(
-            holder=str(holder),
-            tenant=str(holder.tenant),
-            slot_seconds=used.slot_seconds,
-            lease_count=used.lease_count,
-        )
-        added = {
-            name: table.c[name] + statement.excluded[name]
-            for name in ("slot_seconds", "lease_count")
+        values = {
+            "holder": str(holder),
+            "tenant": str(holder.tenant),
+            "slot_seconds": used.slot_seconds,
+            "lease_count": used.lease_count,
         }
-        self._connection.execute(
-            statement.on_conflict_do_update(index_elements=["holder"], set_=added)
-        )
+        added = ("slot_seconds", "lease_count")
+        upserts.put(self._connection, schema.usage, values, "holder", add=added)
 
     def usage_of(self, tenant: TenantName) -> Mapping[str, Used]:
         """Of ended leases, by the experiment's name."""
@@ -174,11 +168,6 @@ class SqlBooks:
         )
         self._connection.execute(accounts.delete().where(idle))
         return count
-
-    def _put(self, table: sa.Table, key: str, values: Mapping[str, Any]) -> None:
-        statement = insert(table).values(values)
-        rest = {name: value for name, value in values.items() if name != key}
-        self._connection.execute(statement.on_conflict_do_update(index_elements=[key], set_=rest))
 
 
 def _instant(micros: int) -> datetime:

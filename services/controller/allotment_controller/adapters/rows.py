@@ -11,6 +11,7 @@ from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.ledger import Change, Ledger
 from allotment_controller.domain.model import Model, ModelState
 from allotment_controller.domain.trial import Trial, TrialState
+from allotment_core.db import upserts
 from allotment_core.errors import Aborted, NotFound
 from allotment_core.names import ExperimentName, TenantName
 
@@ -62,18 +63,9 @@ def apply(connection: sa.Connection, change: Change) -> None:
             reason="STALE_REVISION",
         )
     for trial in change.trials:
-        values = _of_trial(trial)
-        _put(connection, trials, key, trial.number, values)
+        upserts.put(connection, trials, _of_trial(key, trial), "experiment", "number")
     for model in change.models:
-        _put(connection, models, key, model.number, _of_model(model))
-
-
-def _put(
-    connection: sa.Connection, table: sa.Table, key: int, number: int, values: dict[str, Any]
-) -> None:
-    there = sa.and_(table.c.experiment == key, table.c.number == number)
-    if connection.execute(table.update().where(there).values(**values)).rowcount == 0:
-        connection.execute(table.insert().values(experiment=key, number=number, **values))
+        upserts.put(connection, models, _of_model(key, model), "experiment", "number")
 
 
 def _moving(experiment: Experiment) -> dict[str, Any]:
@@ -92,8 +84,10 @@ def _moving(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _of_trial(trial: Trial) -> dict[str, Any]:
+def _of_trial(key: int, trial: Trial) -> dict[str, Any]:
     return {
+        "experiment": key,
+        "number": trial.number,
         "state": trial.state.name,
         "epoch": trial.epoch,
         "lease": trial.lease,
@@ -104,8 +98,10 @@ def _of_trial(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _of_model(model: Model) -> dict[str, Any]:
+def _of_model(key: int, model: Model) -> dict[str, Any]:
     return {
+        "experiment": key,
+        "number": model.number,
         "state": model.state.name,
         "trial": model.trial,
         "revision": model.revision,

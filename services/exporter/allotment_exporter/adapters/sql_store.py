@@ -5,9 +5,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
-from allotment_core.db import Database
+from allotment_core.db import Database, upserts
 from allotment_core.errors import NotFound, ResourceExhausted
 from allotment_core.names import ExportName, TenantName
 from allotment_exporter.adapters.tables import exports, from_row, releases, to_row
@@ -179,4 +178,4 @@ def _claim(connection: sa.Connection, now: datetime) -> Export | None:
 
 
 def _note_release(connection: sa.Connection, name: ExportName) -> None:
-    connection.execute(sqlite.insert(releases).values(name=str(name)).on_conflict_do_nothing())
+    upserts.insert_if_absent(connection, releases, {"name": str(name)})

@@ -1,0 +1,86 @@
+"""What the kinds of databases do each in their own way."""
+
+import enum
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from allotment_core.errors import AllotmentError
+
+
+class Fate(enum.Enum):
+    """What an error says about the transaction that it came out of."""
+
+    FAILED = "FAILED"
+    """The work can't be done: its caller gets the error."""
+    CONFLICT = "CONFLICT"
+    """Nothing of the transaction is stored, because another one was faster: it may run again."""
+    LOST = "LOST"
+    """The connection is gone; unless it was committing, nothing of the transaction is stored."""
+
+
+class Outcome(enum.Enum):
+    """What became of a transaction whose COMMIT was not answered."""
+
+    COMMITTED = "COMMITTED"
+    ABORTED = "ABORTED"
+    UNKNOWN = "UNKNOWN"
+
+
+class Backend(Protocol):
+    """One database, opened by its URL. `name` stands in errors and never holds a secret."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def label(self) -> str:
+        """A short word for names of threads."""
+        ...
+
+    def engine(self, *, connections: int, writes: bool) -> sa.Engine:
+        """With a bounded pool; transactions of one that does not write see one snapshot."""
+        ...
+
+    def create(self, engine: sa.Engine) -> None:
+        """Makes what the tables stand in, where it is missing; waits a while for a server."""
+        ...
+
+    def migrating(self, connection: sa.Connection) -> AbstractContextManager[None]:
+        """Around the transaction of a migration, on its connection: only one process is in it."""
+        ...
+
+    def settle_schema(self, connection: sa.Connection) -> Mapping[str, int]:
+        """Last in that transaction. Rows that refer to none, by table."""
+        ...
+
+    def turn(self, connection: sa.Connection, conflicts: int) -> AbstractContextManager[None]:
+        """Around a writing transaction; after many conflicts it runs while no other one does."""
+        ...
+
+    def savepoint(self, connection: sa.Connection, *, first: bool) -> None:
+        """What is done after it can be taken back without what was done before."""
+        ...
+
+    def undo(self, connection: sa.Connection) -> None:
+        """Takes back to the last savepoint."""
+        ...
+
+    def mark(self, connection: sa.Connection) -> str:
+        """Right before COMMIT: what `outcome` will know the transaction by; "": it changed nothing.
+
+        A backend whose COMMIT always answers has no marks.
+        """
+        ...
+
+    def outcome(self, engine: sa.Engine, mark: str) -> Outcome:
+        """What became of it; asked on a new connection. Waits a while for the server."""
+        ...
+
+    def fate(self, error: BaseException) -> Fate: ...
+
+    def storage_error(self, error: BaseException) -> AllotmentError | None:
+        """The error that a caller gets for a failing disk or database; None for anything else."""
+        ...
