@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from allotment_exporter.adapters.child_processes import ChildProcessBuilder
-from allotment_exporter.domain.builds import BuildJob, BuildLimits, Built, Failed, Refused
+from allotment_exporter.domain.builds import (
+    BuildJob,
+    BuildLimits,
+    Built,
+    Failed,
+    JobMember,
+    Refused,
+)
 from allotment_exporter.domain.exports import Task
 from allotment_testkit.graphs import CLASSES, Rows, classification_graph
 
@@ -25,8 +32,7 @@ async def test_damaged_graph_has_an_outcome(tmp_path: Path, seed: int) -> None:
                 content[place] = rng.integers(256)
             (tmp_path / "g").write_bytes(content)
             job = BuildJob(
-                graph=tmp_path / "g",
-                reference=tmp_path / "r",
+                members=(JobMember(graph=tmp_path / "g", reference=tmp_path / "r"),),
                 artefact=tmp_path / "a",
                 task=Task.MULTICLASS,
                 classes=CLASSES,

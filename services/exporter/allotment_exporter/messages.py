@@ -1,12 +1,20 @@
 """Between the wire's messages and the domain."""
 
+from dataclasses import asdict
 from datetime import datetime
 
 from allotment_api.common.v1 import table_pb2
 from allotment_api.exporter.v1 import exporter_pb2 as pb
 from allotment_api.search.v1 import search_pb2
 from allotment_core.errors import FieldViolation, InvalidArgument
-from allotment_exporter.domain.exports import Export, ModelSource, ParityReport, Task
+from allotment_exporter.domain.exports import (
+    Calibration,
+    Export,
+    Member,
+    ModelSource,
+    ParityReport,
+    Task,
+)
 
 _TASKS = {
     table_pb2.TASK_TYPE_BINARY: Task.BINARY,
@@ -42,6 +50,26 @@ def to_source(message: search_pb2.ModelSource) -> ModelSource:
         library_versions=dict(message.library_versions),
         validation_row_count=message.validation_row_count,
         seed=message.seed,
+        members=tuple(
+            Member(
+                trial=member.trial,
+                weight=member.weight,
+                family=member.family,
+                graph_sha256=member.graph_sha256,
+                reference_sha256=member.reference_sha256,
+            )
+            for member in message.members
+        ),
+        calibration=_to_calibration(message),
+    )
+
+
+def _to_calibration(message: search_pb2.ModelSource) -> Calibration | None:
+    if not message.HasField("calibration"):
+        return None
+    said = message.calibration
+    return Calibration(
+        temperature=said.temperature, ece_before=said.ece_before, ece_after=said.ece_after
     )
 
 
@@ -71,6 +99,10 @@ def from_source(source: ModelSource) -> search_pb2.ModelSource:
         library_versions=source.library_versions,
         validation_row_count=source.validation_row_count,
         seed=source.seed,
+        members=[search_pb2.ModelMember(**asdict(member)) for member in source.members],
+        calibration=search_pb2.Calibration(**asdict(source.calibration))
+        if source.calibration
+        else None,
     )
 
 

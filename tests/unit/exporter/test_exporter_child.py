@@ -14,7 +14,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from allotment_exporter.child.build import build
-from allotment_exporter.domain.builds import BuildJob, BuildLimits, Built, Failed, Refused
+from allotment_exporter.domain.builds import (
+    BuildJob,
+    BuildLimits,
+    Built,
+    Failed,
+    JobMember,
+    Refused,
+)
 from allotment_exporter.domain.exports import Stage, Task
 from allotment_testkit import graphs
 from allotment_testkit.graphs import CLASSES, Rows, classification_graph, regression_graph
@@ -29,8 +36,7 @@ def job(tmp_path: Path) -> BuildJob:
     (tmp_path / "graph.onnx").write_bytes(regression_graph().SerializeToString())
     (tmp_path / "reference.npz").write_bytes(rows.npz(rows.scores))
     return BuildJob(
-        graph=tmp_path / "graph.onnx",
-        reference=tmp_path / "reference.npz",
+        members=(JobMember(graph=tmp_path / "graph.onnx", reference=tmp_path / "reference.npz"),),
         artefact=tmp_path / "model.onnx",
         task=Task.REGRESSION,
         classes=(),
@@ -43,8 +49,10 @@ def job(tmp_path: Path) -> BuildJob:
 
 def classification(job: BuildJob, expected: Any = None) -> BuildJob:
     rows = Rows.made()
-    job.graph.write_bytes(classification_graph().SerializeToString())
-    job.reference.write_bytes(rows.npz(rows.probabilities() if expected is None else expected))
+    job.members[0].graph.write_bytes(classification_graph().SerializeToString())
+    job.members[0].reference.write_bytes(
+        rows.npz(rows.probabilities() if expected is None else expected)
+    )
     return replace(job, task=Task.MULTICLASS, classes=CLASSES)
 
 
@@ -80,7 +88,7 @@ def test_a_single_wrong_value_is_refused(job: BuildJob, shift: float) -> None:
     rows = Rows.made()
     expected = rows.scores.copy()
     expected[5] += shift * max(1.0, abs(expected[5, 0]))
-    job.reference.write_bytes(rows.npz(expected))
+    job.members[0].reference.write_bytes(rows.npz(expected))
     outcome = run(job)
     assert isinstance(outcome, Refused)
     assert outcome.parity.offending_row_count == 1
@@ -90,7 +98,7 @@ def test_a_single_wrong_value_is_refused(job: BuildJob, shift: float) -> None:
 
 def test_differences_within_the_tolerance_pass(job: BuildJob) -> None:
     rows = Rows.made()
-    job.reference.write_bytes(rows.npz(rows.scores * (1 + 5e-7)))
+    job.members[0].reference.write_bytes(rows.npz(rows.scores * (1 + 5e-7)))
     outcome = run(job)
     assert isinstance(outcome, Built)
     assert 1e-7 < outcome.parity.worst_difference < 1e-6
@@ -99,7 +107,7 @@ def test_differences_within_the_tolerance_pass(job: BuildJob) -> None:
 def test_offending_rows_are_at_most_ten_and_cells_are_cut(job: BuildJob) -> None:
     rows = Rows.made()
     rows.colour = ["c" * 200] * len(rows.colour)
-    job.reference.write_bytes(rows.npz(rows.scores + 1))
+    job.members[0].reference.write_bytes(rows.npz(rows.scores + 1))
     outcome = run(job)
     assert isinstance(outcome, Refused)
     assert outcome.parity.offending_row_count == len(rows.x) - 1  # 1e9 + 1 is within the tolerance
@@ -117,7 +125,7 @@ def test_labels_of_another_order_are_refused(job: BuildJob) -> None:
     encoder = next(n for n in model.graph.node if n.output == ["label"])
     values = next(a for a in encoder.attribute if a.name == "values_strings")
     values.strings[:] = [name.encode() for name in (*CLASSES[1:], CLASSES[0])]
-    job.graph.write_bytes(model.SerializeToString())
+    job.members[0].graph.write_bytes(model.SerializeToString())
     outcome = run(job)
     assert isinstance(outcome, Refused)
     assert outcome.parity.worst_difference == np.inf
@@ -128,12 +136,12 @@ def test_label_may_be_either_of_two_equal_classes(job: BuildJob) -> None:
     rows.x[:] = 0.0
     rows.colour = ["blue"] * 4  # score 0: all classes are equally probable
     job = classification(job)
-    job.reference.write_bytes(rows.npz(rows.probabilities()))
+    job.members[0].reference.write_bytes(rows.npz(rows.probabilities()))
     model = classification_graph()
     encoder = next(n for n in model.graph.node if n.output == ["label"])
     values = next(a for a in encoder.attribute if a.name == "values_strings")
     values.strings[:] = [b"yes"] * 3
-    job.graph.write_bytes(model.SerializeToString())
+    job.members[0].graph.write_bytes(model.SerializeToString())
     assert isinstance(run(job), Built)
 
 
@@ -211,7 +219,7 @@ def test_graph_that_breaks_a_rule_fails(job: BuildJob, what: str) -> None:
     reason, change = CHANGES[what]
     model = regression_graph()
     change(model)
-    job.graph.write_bytes(model.SerializeToString())
+    job.members[0].graph.write_bytes(model.SerializeToString())
     outcome = run(job)
     assert isinstance(outcome, Failed)
     assert outcome.problem.reason == reason, outcome.problem.message
@@ -221,7 +229,7 @@ def test_graph_that_breaks_a_rule_fails(job: BuildJob, what: str) -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 500])
 def test_graph_that_is_cut_off_fails(job: BuildJob, kept: int) -> None:
-    job.graph.write_bytes(job.graph.read_bytes()[:kept])
+    job.members[0].graph.write_bytes(job.members[0].graph.read_bytes()[:kept])
     outcome = run(job)
     assert isinstance(outcome, Failed)
     assert outcome.problem.reason == "BAD_GRAPH"
@@ -231,7 +239,7 @@ def test_graph_that_the_runtime_can_not_run_fails(job: BuildJob) -> None:
     model = regression_graph()
     wide = numpy_helper.from_array(np.zeros((7, 3)), "two")
     model.graph.initializer[1].CopyFrom(wide)
-    job.graph.write_bytes(model.SerializeToString())
+    job.members[0].graph.write_bytes(model.SerializeToString())
     outcome = run(job)
     assert isinstance(outcome, Failed)
     assert outcome.problem.reason in ("RUNTIME_REFUSED", "BAD_OUTPUT")
@@ -292,7 +300,7 @@ REFERENCES: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("what", REFERENCES)
 def test_reference_that_breaks_a_rule_fails(job: BuildJob, what: str) -> None:
-    job.reference.write_bytes(REFERENCES[what]())
+    job.members[0].reference.write_bytes(REFERENCES[what]())
     outcome = run(job)
     assert isinstance(outcome, Failed)
     assert outcome.problem.reason == "BAD_REFERENCE", outcome.problem.message
@@ -301,8 +309,8 @@ def test_reference_that_breaks_a_rule_fails(job: BuildJob, what: str) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_damaged_reference_never_raises(job: BuildJob, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    content = bytearray(job.reference.read_bytes())
+    content = bytearray(job.members[0].reference.read_bytes())
     for place in rng.integers(0, len(content), 3):
         content[place] = rng.integers(256)
-    job.reference.write_bytes(content)
+    job.members[0].reference.write_bytes(content)
     assert isinstance(run(job), Built | Refused | Failed)

@@ -11,13 +11,22 @@ import pytest
 from allotment_core.errors import FailedPrecondition, InvalidArgument
 from allotment_core.names import ExportName, TenantName
 from allotment_exporter.domain import lines
-from allotment_exporter.domain.builds import BuildJob, BuildLimits, Built, Failed, Refused
+from allotment_exporter.domain.builds import (
+    BuildJob,
+    BuildLimits,
+    Built,
+    Failed,
+    JobMember,
+    Refused,
+)
 from allotment_exporter.domain.exports import (
     MAX_RESTARTS,
     MOVES,
+    Calibration,
     Export,
     ExportState,
     Measurement,
+    Member,
     ModelSource,
     OffendingRow,
     ParityReport,
@@ -27,6 +36,7 @@ from allotment_exporter.domain.exports import (
 )
 from allotment_exporter.domain.manifest import interval_95, write_manifest
 from allotment_exporter.domain.sources import check_source
+from allotment_exporter.messages import from_source, to_source
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TENANT = TenantName("local")
@@ -53,6 +63,23 @@ PARITY = ParityReport(
     worst_difference=1e-9,
     tolerance=1e-6,
     rows_by_kind={"VALIDATION": 3},
+)
+MEMBERS = tuple(
+    Member(
+        trial=f"tenants/local/experiments/e/trials/{n}",
+        weight=weight,
+        family="families/linear",
+        graph_sha256="a" * 64,
+        reference_sha256="b" * 64,
+    )
+    for n, weight in ((4, 0.75), (2, 0.25))
+)
+MIXED = replace(
+    SOURCE,
+    graph_sha256="",
+    reference_sha256="",
+    members=MEMBERS,
+    calibration=Calibration(temperature=0.8, ece_before=0.05, ece_after=0.01),
 )
 BUILT = Built(
     artefact_sha256="c" * 64,
@@ -160,6 +187,46 @@ def test_bad_source_names_its_field(changed: dict[str, object], field: str) -> N
     assert len(caught.value.message) < 500
 
 
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"members": (replace(MEMBERS[0], weight=0.5), MEMBERS[1])}, "source.members"),
+        ({"members": (replace(MEMBERS[0], weight=1.25), replace(MEMBERS[1], weight=-0.25))}, None),
+        ({"members": (MEMBERS[0], replace(MEMBERS[1], graph_sha256="x"))}, None),
+        ({"members": (MEMBERS[0], replace(MEMBERS[1], trial="x"))}, "source.members[1].trial"),
+        ({"members": tuple(replace(MEMBERS[0], weight=0.01) for _ in range(100))}, None),
+        ({"calibration": Calibration(temperature=0.0, ece_before=0, ece_after=0)}, None),
+        ({"calibration": Calibration(temperature=1.5, ece_before=math.nan, ece_after=0)}, None),
+        ({"task": Task.REGRESSION, "classes": ()}, "source.calibration"),
+        ({"members": ()}, "source.graph_sha256"),
+    ],
+)
+def test_bad_members_and_temperatures_are_told(
+    changed: dict[str, object], field: str | None
+) -> None:
+    check_source(MIXED, TENANT)
+    with pytest.raises(InvalidArgument) as caught:
+        check_source(replace(MIXED, **changed), TENANT)  # type: ignore[arg-type]
+    if field is not None:
+        assert caught.value.violations[0].field == field
+
+
+def test_manifest_of_an_ensemble_names_its_members() -> None:
+    export = Export.queued(ExportName(TENANT, "e1"), MIXED, NOW).started(NOW)
+    document = json.loads(write_manifest(export, BUILT, NOW))
+    assert [m["weight"] for m in document["lineage"]["members"]] == [0.75, 0.25]
+    assert document["lineage"]["graph_sha256"] is None
+    assert document["calibration"]["temperature"] == 0.8
+    alone = json.loads(write_manifest(running(), BUILT, NOW))
+    assert [m["trial"] for m in alone["lineage"]["members"]] == list(SOURCE.trials)
+    assert alone["calibration"] is None
+
+
+def test_members_survive_the_wire() -> None:
+    assert to_source(from_source(MIXED)) == MIXED
+    assert to_source(from_source(SOURCE)) == SOURCE
+
+
 def test_manifest_is_canonical_and_the_same_for_the_same_facts() -> None:
     content = write_manifest(running(), BUILT, NOW)
     assert content == write_manifest(running(), BUILT, NOW)
@@ -188,8 +255,11 @@ def test_accuracy_has_wilsons_interval() -> None:
 
 def test_lines_read_back_what_they_say() -> None:
     job = BuildJob(
-        graph=Path("/w/g"),
-        reference=Path("/w/r"),
+        members=(
+            JobMember(graph=Path("/w/g"), reference=Path("/w/r"), weight=0.75, proven=True),
+            JobMember(graph=Path("/w/1/g"), reference=Path("/w/1/r"), weight=0.25),
+        ),
+        temperature=0.5,
         artefact=Path("/w/a"),
         task=Task.BINARY,
         classes=("nein\n", "ja ☃"),

@@ -10,9 +10,11 @@ import sqlalchemy as sa
 
 from allotment_core.names import ExportName, TenantName
 from allotment_exporter.domain.exports import (
+    Calibration,
     Export,
     ExportState,
     Measurement,
+    Member,
     ModelSource,
     Problem,
     Stage,
@@ -72,6 +74,10 @@ def from_row(row: Mapping[str, Any]) -> Export:
     source = json.loads(row["source"])
     for field in ("classes", "trials"):
         source[field] = tuple(source[field])
+    # Rows of earlier versions have neither.
+    source["members"] = tuple(Member(**member) for member in source.get("members", ()))
+    calibration = source.get("calibration")
+    source["calibration"] = Calibration(**calibration) if calibration else None
     return Export(
         name=ExportName(TenantName(row["tenant_id"]), row["export_id"]),
         state=ExportState(row["state"]),

@@ -13,12 +13,15 @@ import onnxruntime
 from allotment_core.errors import clip
 from allotment_exporter.child.graphs import BadGraph, clean, read_graph, read_signature
 from allotment_exporter.child.measure import measure
+from allotment_exporter.child.merge import merge, mixed
 from allotment_exporter.child.parity import Artefact, BadAnswer, compare
-from allotment_exporter.child.references import BadReference, read_reference
+from allotment_exporter.child.references import BadReference, Reference, joined, read_reference
 from allotment_exporter.domain.builds import BuildJob, BuildOutcome, Built, Failed, Refused
 from allotment_exporter.domain.exports import Problem, Stage
-from allotment_exporter.domain.signatures import BadSignature, check_agreement
+from allotment_exporter.domain.signatures import BadSignature, Signature, check_agreement
 
+MERGED_ROWS = 1_000
+"""Rows that a merged graph is compared on with its members' graphs."""
 _RUNTIME_ERRORS = tuple(
     getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
     for name in (
@@ -64,9 +67,7 @@ def build(job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
 
 def _build(job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
     report(Stage.BUILD)
-    model = read_graph(job.graph)
-    signature = read_signature(model)
-    check_agreement(signature, task=job.task, classes=job.classes, target=job.target)
+    model, signature = _read(job)
     clean(model, _version("allotment"))
     content = model.SerializeToString(deterministic=True)
     if len(content) > job.limits.artefact_bytes:
@@ -78,8 +79,14 @@ def _build(job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
     del model
 
     report(Stage.PARITY)
-    reference = read_reference(job.reference, signature)
     artefact = Artefact(_session(content), job.task, job.classes)
+    if job.is_plain:
+        reference = read_reference(job.members[0].reference, signature)
+    else:
+        found = _mixed_reference(job, signature)
+        if isinstance(found, Refused):
+            return found
+        reference = found
     parity = compare(artefact, reference, job.classes, job.tolerance)
     if parity.offending_row_count:
         return Refused(parity=parity)
@@ -96,6 +103,39 @@ def _build(job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
         measurement=measurement,
         library_versions={name: _version(name) for name in ("numpy", "onnx", "onnxruntime")},
     )
+
+
+def _read(job: BuildJob) -> tuple[onnx.ModelProto, Signature]:
+    """The one graph, or the members' graphs as one. Raises: BadGraph, BadSignature."""
+    models = [read_graph(member.graph) for member in job.members]
+    signatures = [read_signature(model) for model in models]
+    for signature in signatures:
+        check_agreement(signature, task=job.task, classes=job.classes, target=job.target)
+        if signature.document != signatures[0].document:
+            raise BadSignature("the members' signatures differ; they are not of one experiment")
+    if job.is_plain:
+        return models[0], signatures[0]
+    weights = [member.weight for member in job.members]
+    return merge(models, weights, job.temperature, job.task, job.classes), signatures[0]
+
+
+def _mixed_reference(job: BuildJob, signature: Signature) -> Reference | Refused:
+    """Rows of all members' references, with the mix of what the members' graphs answer.
+
+    Each graph is compared with its own reference first, unless it was before.
+    """
+    references = [read_reference(member.reference, signature) for member in job.members]
+    inputs, kinds = joined(references, MERGED_ROWS)
+    answers = []
+    for member, reference in zip(job.members, references, strict=True):
+        artefact = Artefact(_session(member.graph.read_bytes()), job.task, job.classes)
+        if not member.proven:
+            parity = compare(artefact, reference, job.classes, job.tolerance)
+            if parity.offending_row_count:
+                return Refused(parity=parity)
+        answers.append(artefact.answer(inputs, len(kinds)).values.astype(np.float64, copy=False))
+    expected = mixed(answers, [member.weight for member in job.members], job.temperature)
+    return Reference(inputs=inputs, expected=expected, kinds=kinds)
 
 
 def _session(content: bytes) -> Any:

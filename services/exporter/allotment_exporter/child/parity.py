@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment_core.errors import clip
-from allotment_exporter.child.references import Reference
+from allotment_exporter.child.references import Reference, spread
 from allotment_exporter.domain.exports import OffendingRow, ParityReport, Task
 
 MAX_OFFENDING_ROWS = 10
@@ -67,7 +67,7 @@ def compare(
     answer = artefact.answer(reference.inputs, count)
     differences = _differences(answer, reference.expected, classes, tolerance)
     values = np.array(answer.values)
-    for row in _sample(reference.kinds, SINGLE_ROWS):
+    for row in spread(reference.kinds, SINGLE_ROWS):
         alone = slice(row, row + 1)
         one = artefact.answer({name: a[alone] for name, a in reference.inputs.items()}, 1)
         difference = _differences(one, reference.expected[alone], classes, tolerance)[0]
@@ -99,18 +99,6 @@ def _differences(
         # Each of the two may be off by the tolerance.
         worst = np.where(best - given > 2 * tolerance, np.inf, worst)
     return worst
-
-
-def _sample(kinds: npt.NDArray[Any], count: int) -> list[int]:
-    """Rows spread over each kind, the same ones every time."""
-    names = sorted(set(kinds.tolist()))
-    chosen: set[int] = set()
-    for name in names:
-        rows = np.flatnonzero(kinds == name)
-        share = max(1, count // len(names))
-        places = np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(int))
-        chosen.update(int(row) for row in rows[places])
-    return sorted(chosen)
 
 
 def _report(

@@ -9,6 +9,7 @@ import io
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +41,31 @@ class Reference:
     @property
     def row_count(self) -> int:
         return len(self.expected)
+
+
+def joined(
+    references: Sequence[Reference], limit: int
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.str_]]:
+    """Inputs and kinds of at most about ``limit`` rows, evenly spread over references and kinds."""
+    chosen = [spread(r.kinds, max(1, limit // len(references))) for r in references]
+    inputs = {
+        name: np.concatenate([r.inputs[name][c] for r, c in zip(references, chosen, strict=True)])
+        for name in references[0].inputs
+    }
+    kinds = np.concatenate([r.kinds[c] for r, c in zip(references, chosen, strict=True)])
+    return inputs, kinds
+
+
+def spread(kinds: npt.NDArray[Any], count: int) -> list[int]:
+    """Rows spread over each kind, the same ones every time."""
+    names = sorted(set(kinds.tolist()))
+    chosen: set[int] = set()
+    for name in names:
+        rows = np.flatnonzero(kinds == name)
+        share = max(1, count // len(names))
+        places = np.unique(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(int))
+        chosen.update(int(row) for row in rows[places])
+    return sorted(chosen)
 
 
 def read_reference(path: Path, signature: Signature) -> Reference:

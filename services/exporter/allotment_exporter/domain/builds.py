@@ -23,17 +23,34 @@ class BuildLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuildJob:
-    """Make `artefact` from `graph` and prove that it predicts what `reference` says."""
+class JobMember:
+    """A graph with its reference, and its share of the prediction."""
 
     graph: Path
     reference: Path
+    weight: float = 1.0
+    proven: bool = False
+    """This graph was found equal to this reference before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildJob:
+    """Make `artefact` from the members' graphs and prove that it predicts their weighted mean."""
+
+    members: tuple[JobMember, ...]
     artefact: Path
     task: Task
     classes: tuple[str, ...]
     target: str
     limits: BuildLimits
+    temperature: float = 1.0
+    """Other than 1: probabilities become p^(1 / temperature), scaled to sum to 1."""
     tolerance: float = PARITY_TOLERANCE
+
+    @property
+    def is_plain(self) -> bool:
+        """One graph as it is."""
+        return len(self.members) == 1 and self.temperature == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

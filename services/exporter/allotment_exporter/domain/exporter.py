@@ -3,18 +3,26 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from allotment_core.clock import Clock
 from allotment_core.errors import AllotmentError, NotFound, Unavailable
 from allotment_core.names import ExportName, TenantName, new_id
-from allotment_exporter.domain.builds import BuildJob, BuildLimits, Built, Failed, Refused
+from allotment_exporter.domain.builds import (
+    BuildJob,
+    BuildLimits,
+    Built,
+    Failed,
+    JobMember,
+    Refused,
+)
 from allotment_exporter.domain.changes import Changes
-from allotment_exporter.domain.exports import Export, ModelSource, Problem, Stage
+from allotment_exporter.domain.exports import Export, Member, ModelSource, Problem, Stage
 from allotment_exporter.domain.manifest import write_manifest
 from allotment_exporter.domain.ports import Blobs, Builder, ExportStore, Workspace
 from allotment_exporter.domain.sources import check_source
@@ -23,6 +31,7 @@ log = logging.getLogger(__name__)
 Response = TypeVar("Response")
 
 _RETRY_S = 1.0
+_PROVEN_KEPT = 10_000
 Step = Callable[[Export], Export]
 
 
@@ -62,6 +71,8 @@ class Exporter:
         self._releases = asyncio.Event()
         self._running: dict[ExportName, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._proven: dict[tuple[str, str], None] = {}
+        """Graphs and references, by sha256, that agreed since the start; the oldest first."""
 
     async def start(self) -> None:
         """Puts interrupted exports back into the queue and begins to work."""
@@ -235,24 +246,30 @@ class Exporter:
             await self._blobs.release(export.name)
         async with self._workspace.folder() as folder:
             job = BuildJob(
-                graph=folder / "graph.onnx",
-                reference=folder / "reference.npz",
+                members=tuple(
+                    self._job_member(member, folder / str(place))
+                    for place, member in enumerate(source.parts)
+                ),
                 artefact=folder / "model.onnx",
                 task=source.task,
                 classes=source.classes,
                 target=source.target,
                 limits=self._limits.build,
+                temperature=source.calibration.temperature if source.calibration else 1.0,
             )
-            for sha256, path, limit_bytes in (
-                (source.graph_sha256, job.graph, self._limits.graph_bytes),
-                (source.reference_sha256, job.reference, self._limits.reference_bytes),
-            ):
-                await self._blobs.fetch(tenant, sha256, path, limit_bytes)
+            for member, files in zip(source.parts, job.members, strict=True):
+                files.graph.parent.mkdir()
+                for sha256, path, limit_bytes in (
+                    (member.graph_sha256, files.graph, self._limits.graph_bytes),
+                    (member.reference_sha256, files.reference, self._limits.reference_bytes),
+                ):
+                    await self._blobs.fetch(tenant, sha256, path, limit_bytes)
             outcome = await self._builder.build(job, partial(self._reached, export))
             if isinstance(outcome, Failed):
                 return self._failing(outcome.problem.reason, outcome.problem.message)
             if isinstance(outcome, Refused):
                 return self._at_now(partial(_refused, outcome))
+            self._remember(source.parts)
             self._reached(export, Stage.STORE)
             content = write_manifest(export, outcome, self._clock.now())
             manifest = folder / "manifest.json"
@@ -261,6 +278,21 @@ class Exporter:
             await self._blobs.put(export.name, job.artefact, outcome.artefact_sha256)
             await self._blobs.put(export.name, manifest, manifest_sha256)
         return self._at_now(partial(_succeeded, outcome, manifest_sha256))
+
+    def _job_member(self, member: Member, folder: Path) -> JobMember:
+        return JobMember(
+            graph=folder / "graph.onnx",
+            reference=folder / "reference.npz",
+            weight=member.weight,
+            proven=(member.graph_sha256, member.reference_sha256) in self._proven,
+        )
+
+    def _remember(self, members: Sequence[Member]) -> None:
+        """Graphs that passed need not be proven again where they are members of a later model."""
+        for member in members:
+            self._proven[(member.graph_sha256, member.reference_sha256)] = None
+        while len(self._proven) > _PROVEN_KEPT:
+            del self._proven[next(iter(self._proven))]
 
     def _reached(self, export: Export, stage: Stage) -> None:
         self._changes.reached(export.reached(stage, self._clock.now()))

@@ -109,6 +109,28 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A trial whose predictions a model averages with those of others."""
+
+    trial: str
+    weight: float
+    """Above 0; those of a model sum to 1."""
+    family: str
+    graph_sha256: str
+    reference_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Probabilities p become p^(1 / temperature), scaled to sum to 1."""
+
+    temperature: float
+    ece_before: float
+    ece_after: float
+    """Expected calibration error on the rows of the score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
     """What the export is made from, as the model's own resource says it."""
 
@@ -127,6 +149,23 @@ class ModelSource:
     library_versions: Mapping[str, str]
     validation_row_count: int
     seed: int
+    members: tuple[Member, ...] = ()
+    """The heaviest first; empty: the one graph above."""
+    calibration: Calibration | None = None
+
+    @property
+    def parts(self) -> tuple[Member, ...]:
+        """The members, also where there is only the one graph."""
+        if self.members:
+            return self.members
+        alone = Member(
+            trial=self.trials[0] if self.trials else "",
+            weight=1.0,
+            family=self.family,
+            graph_sha256=self.graph_sha256,
+            reference_sha256=self.reference_sha256,
+        )
+        return (alone,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from allotment_exporter.domain.builds import (
     BuildOutcome,
     Built,
     Failed,
+    JobMember,
     Refused,
 )
 from allotment_exporter.domain.exports import (
@@ -39,8 +40,9 @@ class BadLine(Exception):
 def job_line(job: BuildJob) -> bytes:
     """The line that starts a build."""
     document = asdict(job) | {
-        "graph": str(job.graph),
-        "reference": str(job.reference),
+        "members": [
+            asdict(m) | {"graph": str(m.graph), "reference": str(m.reference)} for m in job.members
+        ],
         "artefact": str(job.artefact),
         "task": job.task.value,
     }
@@ -51,13 +53,16 @@ def read_job(line: bytes) -> BuildJob:
     """The job of a line that `job_line` wrote."""
     document = json.loads(line)
     return BuildJob(
-        graph=Path(document["graph"]),
-        reference=Path(document["reference"]),
+        members=tuple(
+            JobMember(**{**m, "graph": Path(m["graph"]), "reference": Path(m["reference"])})
+            for m in document["members"]
+        ),
         artefact=Path(document["artefact"]),
         task=Task(document["task"]),
         classes=tuple(document["classes"]),
         target=document["target"],
         limits=BuildLimits(**document["limits"]),
+        temperature=document["temperature"],
         tolerance=document["tolerance"],
     )
 

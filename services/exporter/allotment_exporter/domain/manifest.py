@@ -6,6 +6,7 @@ docs/manifest.md describes the fields. The same facts give the same bytes.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 
 from allotment_exporter.domain.builds import Built
@@ -46,6 +47,9 @@ def write_manifest(export: Export, built: Built, now: datetime) -> bytes:
             "validation_rows": source.validation_row_count,
         },
         "metrics": dict(source.metrics),
+        "calibration": None
+        if source.calibration is None
+        else {"method": "temperature", **asdict(source.calibration)},
         "parity": _parity(built.parity),
         "measurement": {
             "size_bytes": built.measurement.size_bytes,
@@ -60,8 +64,9 @@ def write_manifest(export: Export, built: Built, now: datetime) -> bytes:
             "experiment": source.model.rsplit("/", 2)[0],
             "trials": list(source.trials),
             "family": source.family,
-            "graph_sha256": source.graph_sha256,
-            "reference_sha256": source.reference_sha256,
+            "members": [asdict(member) for member in source.parts],
+            "graph_sha256": source.graph_sha256 or None,
+            "reference_sha256": source.reference_sha256 or None,
             "seed": source.seed,
         },
         "license": None,

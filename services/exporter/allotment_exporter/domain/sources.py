@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from allotment_core.errors import FieldViolation, InvalidArgument, clip
 from allotment_core.names import ModelName, TenantName, TrialName, VersionName
-from allotment_exporter.domain.exports import ModelSource, Task
+from allotment_exporter.domain.exports import Member, ModelSource, Task
 
 MAX_CLASSES = 10_000
 MAX_TRIALS = 1_000
+MAX_MEMBERS = 64
+TEMPERATURES = (0.01, 100.0)
 MAX_TEXT_BYTES = 1 << 20
 """Of all texts of a source together: an export has to fit into a message."""
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -24,6 +26,7 @@ def check_source(source: ModelSource, tenant: TenantName) -> None:
             *_digests(source),
             *_classes(source),
             *_figures(source),
+            *_members(source),
         )
     ]
     if violations:
@@ -52,18 +55,50 @@ def _names(source: ModelSource, tenant: TenantName) -> list[tuple[str, str]]:
         return found
     for index, trial in enumerate(source.trials):
         check(f"trials[{index}]", trial, TrialName.parse)
+    for index, member in enumerate(source.members[:MAX_MEMBERS]):
+        check(f"members[{index}].trial", member.trial, TrialName.parse)
     return found
 
 
 def _digests(source: ModelSource) -> list[tuple[str, str]]:
     return [
         (field, f"'{clip(text)}' is not a sha256 of 64 lower-case hex digits")
+        for prefix, member in _placed(source)
         for field, text in (
-            ("graph_sha256", source.graph_sha256),
-            ("reference_sha256", source.reference_sha256),
+            (f"{prefix}graph_sha256", member.graph_sha256),
+            (f"{prefix}reference_sha256", member.reference_sha256),
         )
         if not _SHA256.match(text)
     ]
+
+
+def _placed(source: ModelSource) -> list[tuple[str, Member]]:
+    """What stands before the fields of each member, and the member."""
+    if not source.members:
+        return [("", source.parts[0])]
+    return [(f"members[{index}].", m) for index, m in enumerate(source.members[:MAX_MEMBERS])]
+
+
+def _members(source: ModelSource) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    if len(source.members) > MAX_MEMBERS:
+        found.append(("members", f"{len(source.members)} members, at most {MAX_MEMBERS} fit"))
+    weights = [member.weight for member in source.members]
+    if weights and not (min(weights) > 0 and abs(math.fsum(weights) - 1) <= 1e-9):
+        found.append(("members", "the weights have to be above 0 and to sum to 1"))
+    calibration = source.calibration
+    if calibration is None:
+        return found
+    low, high = TEMPERATURES
+    if not low <= calibration.temperature <= high:
+        found.append(
+            ("calibration.temperature", f"{calibration.temperature} is not in {low:g} to {high:g}")
+        )
+    if source.task is Task.REGRESSION:
+        found.append(("calibration", "a regression has no probabilities to calibrate"))
+    if not (math.isfinite(calibration.ece_before) and math.isfinite(calibration.ece_after)):
+        found.append(("calibration", "its errors have to be finite numbers"))
+    return found
 
 
 def _classes(source: ModelSource) -> list[tuple[str, str]]:
