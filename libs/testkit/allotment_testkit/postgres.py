@@ -156,6 +156,8 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # A terminal's Ctrl-C is not for it: who uses it ends first.
+                process_group=0,
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
                 **_as_other_than_root(),
             )

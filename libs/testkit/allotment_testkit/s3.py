@@ -77,6 +77,8 @@ def s3_server() -> Iterator[S3Server]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # A terminal's Ctrl-C is not for it: who uses it ends first.
+        process_group=0,
     ) as process:
         assert process.stdin
         assert process.stdout
