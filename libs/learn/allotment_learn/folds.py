@@ -146,11 +146,11 @@ def _component(task: TrialTask, slot: str, default: str) -> Component:
 def reads_dates(task: TrialTask) -> bool:
     """Whether date columns become features. Raises: InvalidArgument for an unknown component."""
     name = _component(task, "date", "drop").name
-    if name not in ("parts", "drop"):
+    if name not in ("parts", "cyclic", "drop"):
         raise InvalidArgument(
             f"there is no date component '{clip(name)}'", reason="NO_SUCH_COMPONENT"
         )
-    return name == "parts" and task.pipeline.family != "constant"
+    return name != "drop" and task.pipeline.family != "constant"
 
 
 def _prepare(task: TrialTask, labelled: Labelled) -> Prepared:
@@ -161,7 +161,7 @@ def _prepare(task: TrialTask, labelled: Labelled) -> Prepared:
     components = dict(task.pipeline.components)
     # Dates alone may be the only numbers of a table: then the grammar gives no numeric component.
     default = "native" if family in TAKES_MISSING else "impute"
-    scale = {"scale": "standard"} if family == "linear" else {}
+    scale = {"scale": "standard"} if family in ("linear", "mlp") else {}
     numeric = components.setdefault("numeric", Component(default, scale))
     if numeric.name == "native" and family not in TAKES_MISSING:
         raise InvalidArgument(

@@ -24,6 +24,7 @@ class ColumnKind(StrEnum):
     NUMERIC = "numeric"
     CATEGORICAL = "categorical"
     DATE = "date"
+    TEXT = "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,12 +72,28 @@ class GraphBuilder:
                 _fill(attribute.t, value)
         return out
 
-    def split(self, source: str, pieces: str, count: str, literal: str) -> None:
-        """Strings at the first literal; `pieces` has one dimension more."""
+    def copied(self, node: onnx.NodeProto, inputs: Sequence[str]) -> str:
+        """A node of one output like another graph's, with other inputs and without its texts."""
+        out = self.name()
+        copy = self._model.graph.node.add(op_type=node.op_type, input=inputs, output=[out])
+        for attribute in node.attribute:
+            copy.attribute.add().CopyFrom(attribute)
+            copy.attribute[-1].doc_string = ""
+        return out
+
+    def split(self, source: str, pieces: str, count: str, literal: str, limit: int = 1) -> None:
+        """Strings at the first `limit` literals; `pieces` has one dimension more."""
         outputs = [pieces, count]
         self._model.graph.node.append(
-            helper.make_node("StringSplit", [source], outputs, delimiter=literal, maxsplit=1)
+            helper.make_node("StringSplit", [source], outputs, delimiter=literal, maxsplit=limit)
         )
+
+    def top(self, keys: str, count: str) -> str:
+        """Places of the `count` smallest of each row of [N, M], smallest first."""
+        places = self.name()
+        node = helper.make_node("TopK", [keys, count], [self.name(), places], axis=1, largest=0)
+        self._model.graph.node.append(node)
+        return places
 
     def constant(self, value: Constant | float | int) -> str:
         """Python floats and ints become double and int64 scalars."""

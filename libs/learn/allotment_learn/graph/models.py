@@ -1,12 +1,14 @@
 """Fitted models as graphs. Why trees look as they do: docs/decisions/exact-trees.md."""
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import TensorProto
 
 from allotment_learn.errors import GraphTooLarge
-from allotment_learn.forms import ConstantForm, Form, LinearForm, Link, TreesForm
+from allotment_learn.forms import ConstantForm, Form, LinearForm, Link, NetworkForm, TreesForm
 from allotment_learn.graph.builder import ML_DOMAIN, GraphBuilder
-from allotment_learn.graph.preparation import SharedInputs, write_matrix, write_numbers
+from allotment_learn.graph.preparation import SharedInputs, write_matrix, write_product
 from allotment_learn.preparation import Preparation
 from allotment_learn.task import Floats, Integers
 from allotment_learn.trees import Flags, Trees
@@ -21,6 +23,8 @@ def form_bytes(form: Form) -> int:
     if isinstance(form, TreesForm):
         values = form.trees.values.nbytes // 2 if form.trees.targets is None else 0
         return form.trees.node_count * _NODE_BYTES + values
+    if isinstance(form, NetworkForm):
+        return 2 * sum(array.nbytes for array in form.arrays.values())
     return form.weights.nbytes if isinstance(form, LinearForm) else form.values.nbytes
 
 
@@ -34,15 +38,27 @@ def check_size(forms: list[Form], limit_bytes: int) -> None:
         )
 
 
+Body = Callable[[GraphBuilder, str], str]
+"""Writes a network's nodes: from its matrix to its raw outputs."""
+
+
 def write_form(
-    build: GraphBuilder, form: Form, preparation: Preparation, shared: SharedInputs
+    build: GraphBuilder,
+    form: Form,
+    preparation: Preparation,
+    shared: SharedInputs,
+    body: Body | None,
 ) -> str:
-    """The model's predictions [N, outputs], before classes are placed and targets undone."""
+    """The model's predictions [N, outputs], before classes are placed and targets undone. `body`:
+    for networks alone."""
     if isinstance(form, ConstantForm):
         return _constant(build, form.values, shared)
     if isinstance(form, LinearForm):
         return _link(build, form.link, _linear(build, form, preparation, shared))
     matrix = write_matrix(build, preparation, shared)
+    if isinstance(form, NetworkForm):
+        assert body is not None
+        return _link(build, form.link, body(build, matrix))
     return _link(build, form.link, _trees(build, form, matrix, shared))
 
 
@@ -65,26 +81,8 @@ def _link(build: GraphBuilder, link: Link, raw: str) -> str:
 def _linear(
     build: GraphBuilder, form: LinearForm, preparation: Preparation, shared: SharedInputs
 ) -> str:
-    """A string column adds one row of (its part of the matrix @ weights), picked by its code."""
-    terms = []
-    width = preparation.numbers.width
-    if width:
-        blocks = write_numbers(build, preparation.numbers, shared)
-        numbers = build.node("Concat", *blocks, axis=1) if len(blocks) > 1 else blocks[0]
-        # One column is scaled by one number, which onnxruntime would pull into a matrix product in
-        # single precision.
-        product = "MatMul" if width > 1 else "Mul"
-        terms.append(build.node(product, numbers, build.constant(form.weights[:width])))
-    for block in preparation.categories:
-        coded = shared.strings[block.column]
-        weights = form.weights[width : width + block.width]
-        width += block.width
-        added = build.constant(coded.rows_of(block) @ weights)
-        terms.append(build.node("Gather", added, coded.places, axis=0))
-    total = terms[0]
-    for term in [*terms[1:], build.constant(form.intercept)]:
-        total = build.node("Add", total, term)
-    return total
+    product = write_product(build, preparation, shared, form.weights)
+    return build.node("Add", product, build.constant(form.intercept))
 
 
 def _trees(build: GraphBuilder, form: TreesForm, matrix: str, shared: SharedInputs) -> str:

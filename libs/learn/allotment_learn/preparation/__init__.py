@@ -11,6 +11,7 @@ from allotment_learn.preparation.categories import (
     codes_of,
     fit_categories,
 )
+from allotment_learn.preparation.crosses import Cross, CrossSide, fit_crosses
 from allotment_learn.preparation.labelled import Labelled
 from allotment_learn.preparation.matrix import Preparation, Prepared, fit_preparation
 from allotment_learn.preparation.numbers import (
@@ -21,21 +22,44 @@ from allotment_learn.preparation.numbers import (
     fit_numbers,
     thresholds_in_source,
 )
+from allotment_learn.preparation.pairs import Derived, Operation, Pair, Turn, fit_pairs
+from allotment_learn.preparation.text import (
+    Projected,
+    TextBlock,
+    TfIdf,
+    Vocabulary,
+    WordCounts,
+    fit_text,
+)
 
 __all__ = [
     "LARGEST_NATIVE",
     "Categories",
     "CategoryBlock",
+    "Cross",
+    "CrossSide",
+    "Derived",
     "EncodedCategories",
     "ImputedNumbers",
     "Labelled",
     "NativeNumbers",
     "Numbers",
+    "Operation",
+    "Pair",
     "Preparation",
     "Prepared",
+    "Projected",
+    "TextBlock",
+    "TfIdf",
+    "Turn",
+    "Vocabulary",
+    "WordCounts",
     "codes_of",
     "fit_categories",
+    "fit_crosses",
     "fit_numbers",
+    "fit_pairs",
     "fit_preparation",
+    "fit_text",
     "thresholds_in_source",
 ]
