@@ -4,17 +4,35 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allotment_core.errors import AllotmentError, ErrorKind, Unavailable
+from allotment_trainer import checkpoints
 from allotment_trainer.domain.attempts import Finished
 from allotment_trainer.domain.job import TrialJob
 from allotment_trainer.domain.ports import BlobStore, DataCache, TrialProcesses
 from allotment_trainer.domain.reports import Cause, Failure, Report, Result, Started
 
 log = logging.getLogger(__name__)
+
+FETCH_S = 30.0
+"""What fetching a checkpoint may take."""
+KEEP_S = 3.0
+"""What storing a checkpoint may take: a lease that is taken back ends 5 s later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an attempt that was stopped leaves to go on from."""
+
+    checkpoint_sha256: str = ""
+    folds: int = 0
+
+
+async def _at_once() -> None:
+    """No word is waited for."""
 
 
 class AttemptRunner:
@@ -29,15 +47,25 @@ class AttemptRunner:
         self._work_dir = work_dir
         self.is_handing_in = False
         """Whether the attempt's process is done and its files are being stored."""
+        self.kept = Kept()
+        """Of the last attempt, once it was cancelled."""
 
-    async def run(self, job: TrialJob, report: Callable[[Report], None]) -> None:
-        """Reports the start, every fold, and the end. Cancelled: the process is gone when this
-        returns, and no end is reported. Raises: Unavailable when no trial can be run here any
-        more; that is reported too.
+    async def run(
+        self,
+        job: TrialJob,
+        report: Callable[[Report], None],
+        may_end: Callable[[], Awaitable[None]] = _at_once,
+        keeps_folds: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Reports the start, every fold, and the end, which is not handed in before `may_end`
+        returns. Cancelled: the process is gone when this returns, and no end is reported; its
+        fitted folds are stored first where `keeps_folds` says so. Raises: Unavailable when no
+        trial can be run here any more; that is reported too.
         """
+        self.kept = Kept()
         report(Started())
         try:
-            end = await self._end(job, report)
+            end = await self._end(job, report, may_end, keeps_folds)
         except Unavailable as error:
             report(Failure(cause=Cause.LOST, reason=error.reason, message=error.message))
             raise
@@ -49,13 +77,26 @@ class AttemptRunner:
             end = Failure(cause=Cause.CRASH, reason="FILES", message=message)
         report(end)
 
-    async def _end(self, job: TrialJob, report: Callable[[Report], None]) -> Result | Failure:
+    async def _end(
+        self,
+        job: TrialJob,
+        report: Callable[[Report], None],
+        may_end: Callable[[], Awaitable[None]],
+        keeps_folds: Callable[[], bool],
+    ) -> Result | Failure:
         with _folder(
             self._work_dir / f"trial-{job.trial.rpartition('/')[2]}-{job.epoch}"
         ) as folder:
             async with self._cache.hold(job.parts, self._blobs) as (parts, table):
                 here = replace(job, part_paths=tuple(map(str, parts)), table_dir=str(table))
-                outcome, cpu_s, peak_bytes = await self._processes.run(here, folder, report)
+                await self._fetch_folds(job, folder)
+                try:
+                    outcome, cpu_s, peak_bytes = await self._processes.run(here, folder, report)
+                    await may_end()
+                except asyncio.CancelledError:
+                    if keeps_folds():
+                        self.kept = await self._keep(job, folder)
+                    raise
             if isinstance(outcome, Failure):
                 return outcome
             self.is_handing_in = True
@@ -63,6 +104,34 @@ class AttemptRunner:
                 return await self._store(job, folder, outcome, cpu_s, peak_bytes)
             finally:
                 self.is_handing_in = False
+
+    async def _fetch_folds(self, job: TrialJob, folder: Path) -> None:
+        """Lays out what an earlier attempt has fitted. What can't be had is fitted again."""
+        if not job.checkpoint_sha256:
+            return
+        archive = folder / checkpoints.ARCHIVE_FILE
+        try:
+            async with asyncio.timeout(FETCH_S):
+                with archive.open("wb") as file:
+                    async for data in self._blobs.read(job.checkpoint_sha256, 0):
+                        file.write(data)
+            await asyncio.to_thread(checkpoints.unpack, archive, folder)
+        except (AllotmentError, TimeoutError) as error:
+            log.info("no checkpoint", extra={"trial": job.trial, "error": str(error)})
+        archive.unlink(missing_ok=True)
+
+    async def _keep(self, job: TrialJob, folder: Path) -> Kept:
+        """Stores the fitted folds of an attempt that was stopped, if that is soon done."""
+        try:
+            async with asyncio.timeout(KEEP_S):
+                archive = await asyncio.to_thread(checkpoints.pack, folder)
+                if archive is None:
+                    return Kept()
+                owner = f"{job.trial}/{checkpoints.OWNER}"
+                return Kept(await self._blobs.put(archive, owner), checkpoints.count(folder))
+        except (AllotmentError, TimeoutError, OSError) as error:
+            log.info("checkpoint not kept", extra={"trial": job.trial, "error": str(error)})
+            return Kept()
 
     async def _store(
         self, job: TrialJob, folder: Path, finished: Finished, cpu_s: float, peak_bytes: int

@@ -20,6 +20,7 @@ from allotment_learn.task import (
 from allotment_learn.trial import run_trial
 from allotment_search import Choice, Grammar
 from allotment_trainer import table_store
+from allotment_trainer.checkpoints import FOLDS_DIR
 from allotment_trainer.domain.attempts import Finished
 from allotment_trainer.domain.job import JobColumn, TrialJob
 from allotment_trainer.domain.reports import Progress
@@ -43,7 +44,7 @@ def run(job: TrialJob, folder: Path, report: Callable[[Progress], None]) -> Fini
             )
         )
 
-    outcome = run_trial(task_of(job), folder, after_fold)
+    outcome = run_trial(task_of(job), folder, after_fold, folds_dir=folder / FOLDS_DIR)
     return Finished(
         score=outcome.score,
         metrics=dict(outcome.metrics),

@@ -15,7 +15,7 @@ from allotment_core.clock import Clock
 from allotment_core.errors import AllotmentError, ErrorKind, InvalidArgument, Unavailable
 from allotment_core.rpc.client import from_rpc_error
 from allotment_trainer.adapters import wire
-from allotment_trainer.attempt_runner import AttemptRunner
+from allotment_trainer.attempt_runner import AttemptRunner, Kept
 from allotment_trainer.domain.job import Attempt, TrialJob
 from allotment_trainer.domain.lease import Ending, Grant, LeaseClock
 from allotment_trainer.domain.reports import Cause, Failure, Outbox, Report, ReportKey
@@ -31,6 +31,8 @@ LONGEST_PAUSE_S = 1.0
 BROKEN_GRACE_S = 5.0
 """What a trainer that can't run trials any more takes to say so."""
 
+_KEEPS_FOLDS = frozenset({"PAUSED", "NO_POTENTIAL", "PREEMPTED", Ending.STOPPED.value})
+"""Trials that are stopped for one of these may go on later."""
 _OVER = frozenset(
     {
         ErrorKind.UNAUTHENTICATED,
@@ -68,6 +70,8 @@ class Session:
         self._outbox = Outbox()
         self._work = asyncio.Event()
         """Set when there is something to send, or the session ends."""
+        self._acknowledged = asyncio.Event()
+        """Set whenever a report was acknowledged."""
         self._attempt: Attempt | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop_reason: str | None = None
@@ -211,6 +215,7 @@ class Session:
                 await self._assigned(response.assignment)
             case "acknowledgement" if response.acknowledgement.HasField("key"):
                 self._outbox.acknowledge(wire.key_of(response.acknowledgement.key))
+                self._acknowledged.set()
                 self._work.set()
             case "stop" if wire.attempt_of(response.stop) == self._attempt:
                 self._stop_trial(response.stop.reason)
@@ -242,10 +247,15 @@ class Session:
     async def _try(self, job: TrialJob) -> None:
         attempt = job.attempt
         try:
-            await self._runner.run(job, lambda report: self._report(attempt, report))
+            await self._runner.run(
+                job,
+                lambda report: self._report(attempt, report),
+                lambda: self._judged(job),
+                lambda: self._stop_reason in _KEEPS_FOLDS,
+            )
         except asyncio.CancelledError:
             if self._stop_reason:
-                self._report(attempt, _stopped(self._stop_reason))
+                self._report(attempt, _stopped(self._stop_reason, self._runner.kept))
         except Unavailable:
             self.leave(Ending.BROKEN, BROKEN_GRACE_S)
         except Exception:  # the edge of an attempt: the trainer goes on
@@ -256,6 +266,12 @@ class Session:
         finally:
             self._attempt = self._task = None
             self._work.set()
+
+    async def _judged(self, job: TrialJob) -> None:
+        """Returns when every rung that the trial has told of was answered: it goes on."""
+        while self._outbox.awaits(job.attempt, job.rungs):
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
 
     def _stop_trial(self, reason: str) -> None:
         """Ends the trial under way; its failure is reported once it is gone."""
@@ -282,9 +298,14 @@ class Session:
         return list(dict.fromkeys([*under_way, *self._outbox.finals()]))
 
 
-def _stopped(reason: str) -> Failure:
-    cause = Cause.PAUSED if reason == Cause.PAUSED.value else Cause.PREEMPTED
-    return Failure(cause=cause, reason=reason, message="the trial was stopped")
+def _stopped(reason: str, kept: Kept) -> Failure:
+    return Failure(
+        cause=Cause.PAUSED if reason in ("PAUSED", "NO_POTENTIAL") else Cause.PREEMPTED,
+        reason=reason,
+        message="the trial was stopped",
+        checkpoint_sha256=kept.checkpoint_sha256,
+        checkpoint_folds=kept.folds,
+    )
 
 
 async def _next(call: "Stream") -> pb.OpenSessionResponse | None:

@@ -81,6 +81,8 @@ def job_of(assignment: pb.Assignment, received_monotonic: float, grant: Grant) -
         deadline_monotonic=deadline,
         missing_markers=tuple(assignment.table.missing_markers),
         decimal=assignment.table.decimal or ".",
+        rungs=tuple(assignment.rungs),
+        checkpoint_sha256=assignment.checkpoint_sha256,
     )
 
 
@@ -139,6 +141,8 @@ def report(key: ReportKey, report: Report) -> pb.OpenSessionRequest:
                 cause=search_pb2.AttemptCause.Value(f"ATTEMPT_CAUSE_{report.cause.value}"),
                 problem=problem_pb2.Problem(reason=report.reason, message=report.message),
                 log_tail=report.log_tail,
+                checkpoint_sha256=report.checkpoint_sha256,
+                checkpoint_folds=report.checkpoint_folds,
             )
             return pb.OpenSessionRequest(failure=failure)
 

@@ -72,6 +72,10 @@ class TrialJob:
     """Where the parts lie on this machine; filled in when they are there."""
     table_dir: str = ""
     """Where arrays of this table are kept between trials."""
+    rungs: tuple[int, ...] = ()
+    """After that many folds the trial may be put off: its result waits for the last one's word."""
+    checkpoint_sha256: str = ""
+    """Fitted folds of an earlier attempt; empty: none."""
 
     @property
     def attempt(self) -> Attempt:
@@ -91,7 +95,7 @@ class TrialJob:
             JobColumn(**{**c, "spellings": tuple((v, t) for v, t in c["spellings"])})
             for c in values["columns"]
         )
-        lists = ("parts", "features", "classes", "missing_markers", "part_paths")
+        lists = ("parts", "features", "classes", "missing_markers", "part_paths", "rungs")
         return cls(
             **{
                 **values,

@@ -59,6 +59,9 @@ class Failure:
     reason: str
     message: str
     log_tail: str = ""
+    checkpoint_sha256: str = ""
+    """Fitted folds to go on from; empty: none."""
+    checkpoint_folds: int = 0
 
 
 Report = Started | Progress | Result | Failure
@@ -103,6 +106,15 @@ class Outbox:
 
     def is_empty(self) -> bool:
         return not self._pending
+
+    def awaits(self, attempt: Attempt, folds: tuple[int, ...]) -> bool:
+        """Whether the attempt has told of one of these numbers of folds, and had no answer yet."""
+        return any(
+            key.attempt == attempt
+            and isinstance(report, Progress)
+            and report.finished_folds in folds
+            for key, report in self._pending.items()
+        )
 
     def finals(self) -> tuple[Attempt, ...]:
         """The attempts whose end is among the reports."""
