@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint test test-shared bench demo clean
+.PHONY: help install protos lint test test-shared bench demo services clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ bench: $(VENV)/.dev ## every benchmark, short forms (see docs/benchmarks.md)
 
 demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of it by an independent process
 	$(BIN)/python examples/demo.py
+
+services: $(VENV)/.dev ## each service in a process of its own, with PostgreSQL, an S3 server and TLS, until Ctrl-C
+	@$(BIN)/python -m allotment_testkit.services
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,20 +1,23 @@
-"""A running system for the tests of one module that don't break it."""
+"""A running system for the tests of one module that don't break it.
+
+ALLOTMENT_TEST_FORM=services has them run against services in processes of their own.
+"""
 
 from collections.abc import Iterator
 
 import grpc
 import pytest
 
-from allotment_testkit.local_system import CHANNEL_OPTIONS, LocalSystem, local_system
+from allotment_testkit.services_system import System, any_system
 
 
 @pytest.fixture(scope="module")
-def running_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
-    with local_system(tmp_path_factory.mktemp("system") / "state") as system:
+def running_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with any_system(tmp_path_factory.mktemp("system") / "state") as system:
         yield system
 
 
 @pytest.fixture(scope="module")
-def raw_channel(running_system: LocalSystem) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(running_system.address, options=CHANNEL_OPTIONS) as channel:
+def raw_channel(running_system: System) -> Iterator[grpc.Channel]:
+    with running_system.channel() as channel:
         yield channel

@@ -5,7 +5,7 @@ import random
 import grpc
 import pytest
 
-from allotment_testkit.local_system import LocalSystem
+from allotment_testkit.services_system import System
 from allotment_testkit.surface import Method, call, methods, standard_methods
 
 NEVER = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE}
@@ -70,14 +70,14 @@ def check(method: Method, channel: grpc.Channel, payloads: list[bytes], token: s
 
 @pytest.mark.parametrize("method", methods() + standard_methods(), ids=lambda each: each.path)
 def test_garbage_is_refused_clearly(
-    method: Method, running_system: LocalSystem, raw_channel: grpc.Channel
+    method: Method, running_system: System, raw_channel: grpc.Channel
 ) -> None:
     check(method, raw_channel, garbage(1) + hostile_requests(method), running_system.token)
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda each: each.path)
 def test_no_token_and_bad_tokens_are_unauthenticated(
-    method: Method, running_system: LocalSystem, raw_channel: grpc.Channel
+    method: Method, running_system: System, raw_channel: grpc.Channel
 ) -> None:
     good = running_system.token
     for token in ("", "x", "a.b.c", good[:-4] + "AAAA", "\u00e9".encode().hex() * 3_000):
@@ -91,7 +91,7 @@ def test_no_token_and_bad_tokens_are_unauthenticated(
 
 
 def test_unknown_methods_are_unimplemented(
-    running_system: LocalSystem, raw_channel: grpc.Channel
+    running_system: System, raw_channel: grpc.Channel
 ) -> None:
     for path in ("/allotment_api.dataset.v1.DatasetService/Nothing", "/no.Service/At", "/x"):
         method = Method(path=path, client_streams=False, server_streams=False)
@@ -100,7 +100,7 @@ def test_unknown_methods_are_unimplemented(
 
 
 def test_a_message_over_the_limit_is_refused(
-    running_system: LocalSystem, raw_channel: grpc.Channel
+    running_system: System, raw_channel: grpc.Channel
 ) -> None:
     method = next(each for each in methods() if each.path.endswith("/CreateUpload"))
     payload = b"\x0a\x80\x80\x80\x04" + b"a" * (8 * 1024 * 1024)

@@ -8,7 +8,7 @@ import pytest
 
 import allotment
 from allotment_testkit.faults import FaultyWire, faulty_wire
-from allotment_testkit.local_system import LocalSystem
+from allotment_testkit.services_system import System
 
 OUTAGE_S = 5.0
 ROWS = "a,b,y\n" + "".join(f"{i % 13},{i % 7},{'pq'[(i % 13) > 6]}\n" for i in range(400))
@@ -26,13 +26,11 @@ def cut_for(wire: FaultyWire, seconds: float) -> threading.Thread:
 
 
 @pytest.mark.slow
-def test_a_search_is_followed_through_an_outage(
-    running_system: LocalSystem, tmp_path: Path
-) -> None:
+def test_a_search_is_followed_through_an_outage(running_system: System, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(ROWS, encoding="utf-8")
     told: list[str] = []
     with faulty_wire(running_system.port) as wire:
-        client = allotment.Client(wire.address, token=running_system.token, on_outage=told.append)
+        client = running_system.client(wire.address, on_outage=told.append)
         with client:
             version = client.upload(tmp_path / "rows.csv", target_hint="y")
             experiment = client.create_experiment(version.name, target="y", budget_s=14.0)
@@ -57,7 +55,7 @@ def test_a_search_is_followed_through_an_outage(
     assert told, "nobody was told of the outage"
 
 
-def test_an_upload_goes_on_after_an_outage(running_system: LocalSystem, tmp_path: Path) -> None:
+def test_an_upload_goes_on_after_an_outage(running_system: System, tmp_path: Path) -> None:
     rows = ROWS + ROWS.partition("\n")[2] * 2_000
     (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
     with faulty_wire(running_system.port) as wire:
@@ -67,7 +65,7 @@ def test_an_upload_goes_on_after_an_outage(running_system: LocalSystem, tmp_path
             if not cutters:
                 cutters.append(cut_for(wire, 1.0))
 
-        with allotment.Client(wire.address, token=running_system.token) as client:
+        with running_system.client(wire.address) as client:
             version = client.upload(tmp_path / "rows.csv", progress=notice)
         assert cutters
         cutters[0].join()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from allotment_testkit.local_system import ALLOTMENT, LocalSystem
+from allotment_testkit.local_system import ALLOTMENT
+from allotment_testkit.services_system import System
 
 README = Path(__file__).parents[2] / "README.md"
 STARTED_BY_THE_TEST = ("allotment up", "export ")
@@ -39,13 +40,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environment(system: LocalSystem | None) -> dict[str, str]:
+def environment(system: System | None) -> dict[str, str]:
     path = f"{Path(ALLOTMENT).parent}:{os.environ['PATH']}"
-    there = {"ALLOTMENT_SERVER": system.address, "ALLOTMENT_TOKEN": system.token} if system else {}
+    there = system.environment if system else {}
     return {**os.environ, **there, "PATH": path}
 
 
-def run(command: list[str], folder: Path, system: LocalSystem | None) -> None:
+def run(command: list[str], folder: Path, system: System | None) -> None:
     done = subprocess.run(
         command,
         cwd=folder,
@@ -60,7 +61,7 @@ def run(command: list[str], folder: Path, system: LocalSystem | None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_the_commands_work_in_their_order(running_system: LocalSystem, folder: Path) -> None:
+def test_the_commands_work_in_their_order(running_system: System, folder: Path) -> None:
     assert shutil.which("bash")
     server_is_up = False
     for command in commands():
@@ -74,7 +75,7 @@ def test_the_commands_work_in_their_order(running_system: LocalSystem, folder: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_the_python_programs_work(running_system: LocalSystem, folder: Path) -> None:
+def test_the_python_programs_work(running_system: System, folder: Path) -> None:
     sdk, serving = blocks("python")
     run([sys.executable, "-W", "error", "-c", sdk], folder, running_system)
     shutil.move(folder / "best", folder / "model")

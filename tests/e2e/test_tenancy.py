@@ -11,7 +11,7 @@ from allotment_api.allocator.v1 import allocator_pb2, allocator_pb2_grpc
 from allotment_api.common.v1 import access_pb2
 from allotment_api.dataset.v1 import dataset_pb2, dataset_pb2_grpc
 from allotment_api.search.v1 import search_pb2, search_pb2_grpc
-from allotment_testkit.local_system import LocalSystem
+from allotment_testkit.services_system import System
 from allotment_testkit.surface import Method, call, methods, set_path
 
 ROWS = "x,y\n" + "".join(f"{i},{'ab'[i % 7 < 3]}\n" for i in range(200))
@@ -59,7 +59,7 @@ def import_rows(channel: grpc.Channel, metadata: Any) -> tuple[str, str, str]:
 
 
 @pytest.fixture(scope="module")
-def two_tenants(running_system: LocalSystem, raw_channel: grpc.Channel) -> TwoTenants:
+def two_tenants(running_system: System, raw_channel: grpc.Channel) -> TwoTenants:
     as_admin = (("authorization", f"Bearer {running_system.token}"),)
     tenants: Any = allocator_pb2_grpc.TenantServiceStub(raw_channel)
     for name in (OURS, THEIRS):

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -152,18 +152,24 @@ def up(folder: Path, port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
 
 
+@pytest.fixture(scope="module")
+def served_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
+    with local_system(tmp_path_factory.mktemp("system") / "state") as system:
+        yield system
+
+
 def test_a_second_server_on_the_folder_or_the_port_is_refused(
-    running_system: LocalSystem, tmp_path: Path
+    served_here: LocalSystem, tmp_path: Path
 ) -> None:
-    same_folder = up(running_system.folder, free_port())
+    same_folder = up(served_here.folder, free_port())
     assert same_folder.returncode == 1
     assert "in use by the server with process id" in same_folder.stderr
-    same_port = up(tmp_path / "other", running_system.port)
+    same_port = up(tmp_path / "other", served_here.port)
     assert same_port.returncode == 1
     assert "PORT_IN_USE" in same_port.stderr
     for done in (same_folder, same_port):
         assert len(done.stderr.strip().splitlines()) == 1
-    with client_of(running_system) as client:
+    with client_of(served_here) as client:
         assert list(client.pools.list())
 
 
@@ -175,15 +181,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["garbage", "a.b.c", "x" * 5_000])
-def test_a_token_that_is_none_is_refused_in_one_line(
-    running_system: LocalSystem, token: str
-) -> None:
+def test_a_token_that_is_none_is_refused_in_one_line(served_here: LocalSystem, token: str) -> None:
     done = subprocess.run(
         [ALLOTMENT, "experiments", "--json"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ALLOTMENT_SERVER": running_system.address, "ALLOTMENT_TOKEN": token},
+        env={**os.environ, "ALLOTMENT_SERVER": served_here.address, "ALLOTMENT_TOKEN": token},
     )
     assert done.returncode == 1
     assert done.stdout == ""

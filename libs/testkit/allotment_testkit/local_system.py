@@ -1,4 +1,7 @@
-"""The whole system as a user starts it: `allotment up` in a process of its own."""
+"""The whole system as a user starts it: `allotment up` in a process of its own.
+
+`services_system` has the other form, with the same interface.
+"""
 
 import os
 import signal
@@ -9,9 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
+
+import allotment
 
 ALLOTMENT = str(Path(sys.executable).with_name("allotment"))
 CHANNEL_OPTIONS = (
@@ -63,6 +69,19 @@ class LocalSystem:
         return (self.folder / "token").read_text(encoding="utf-8").strip()
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a client's process needs."""
+        return {"ALLOTMENT_SERVER": self.address, "ALLOTMENT_TOKEN": self.token}
+
+    def client(self, address: str = "", **options: Any) -> allotment.Client:
+        """The admin's, to this system or a wire before it."""
+        return allotment.Client(address or self.address, token=self.token, **options)
+
+    def channel(self) -> grpc.Channel:
+        """Without a token, for raw calls."""
+        return grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+
+    @property
     def log(self) -> str:
         return (self.folder.parent / f"{self.folder.name}.log").read_text(encoding="utf-8")
 
@@ -85,7 +104,7 @@ class LocalSystem:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_LIMIT_S
-        with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+        with self.channel() as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
                 request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

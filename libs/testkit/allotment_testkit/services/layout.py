@@ -1,0 +1,170 @@
+"""What each process is told: addresses, certificates, databases, all in its environment."""
+
+import os
+import random
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from allotment_core.auth.principal import Role
+from allotment_core.auth.tokens import TokenSigner, load_or_create_key
+from allotment_core.clock import SystemClock
+from allotment_core.names import TenantName
+from allotment_testkit.authority import Authority
+from allotment_testkit.s3 import S3Server
+
+HOST = "127.0.0.1"
+STARTED = ("allocator", "dataset", "exporter", "controller", "gateway")
+"""In this order; they stop in the opposite one."""
+TOKEN_TTL_S = 30 * 24 * 3600
+# Below those that systems give to outgoing connections: a port stays free while its process is
+# away, and nobody who tries to connect to it meets himself.
+_PORTS = range(20_000, 32_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """Where everything is kept."""
+
+    database_url: str
+    s3: S3Server
+    bucket: str
+
+
+def free_ports() -> Iterator[int]:
+    """Ports that nobody has at the moment, each once."""
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        yield port
+
+
+class Layout:
+    """One system in a folder: keys, certificates and a token are in it, a log per process."""
+
+    def __init__(self, folder: Path, stores: Stores, *, port: int = 0) -> None:
+        """`port`: the gateway's; 0 picks one."""
+        self.folder = folder
+        self._stores = stores
+        free = free_ports()
+        self._clients = {name: f"{HOST}:{next(free)}" for name in STARTED}
+        if port:
+            self._clients["gateway"] = f"{HOST}:{port}"
+        self._services = {name: f"{HOST}:{next(free)}" for name in STARTED}
+        self._health = {name: f"{HOST}:{next(free)}" for name in STARTED}
+        self._metrics = {name: next(free) for name in STARTED}
+        authority = Authority()
+        self._tls = {name: authority.issue(folder / "tls" / name, name) for name in STARTED}
+        self._write("ca.crt", authority.pem)
+        signer = TokenSigner(load_or_create_key(folder / "key.pem"))
+        self._write("public.pem", signer.public_key_pem)
+        token = signer.issue(
+            "local-admin", TenantName("local"), Role.ADMIN, TOKEN_TTL_S, SystemClock().now()
+        )
+        self._write("token", token.encode())
+        self._write("address", self.address.encode())
+
+    @property
+    def address(self) -> str:
+        """The one for clients."""
+        return self._clients["gateway"]
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.crt"
+
+    @property
+    def token(self) -> str:
+        return (self.folder / "token").read_text(encoding="ascii")
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def metrics(self, name: str) -> str:
+        return f"http://{HOST}:{self._metrics[name]}/metrics"
+
+    def command(self, name: str) -> tuple[str, ...]:
+        return (sys.executable, "-P", "-m", f"allotment_{name}")
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """Of one process: this one's, without what is meant for somebody else."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ALLOTMENT_")}
+        own = {
+            "dataset": self._dataset,
+            "controller": self._database,
+            "allocator": self._allocator,
+            "exporter": self._exporter,
+            "gateway": self._gateway,
+        }[name]()
+        settings = {f"ALLOTMENT_{name.upper()}_{k}": str(v) for k, v in own.items()}
+        served = {f"ALLOTMENT_SERVE_{k}": str(v) for k, v in self._serve(name).items()}
+        return {**inherited, **settings, **served, "ORT_DISABLE_TELEMETRY": "1"}
+
+    def _serve(self, name: str) -> Mapping[str, object]:
+        tls = self._tls[name]
+        listener = {
+            "ADDRESS": self._clients[name],
+            "HEALTH_ADDRESS": self._health[name],
+            "METRICS_PORT": self._metrics[name],
+            "CERTIFICATE_FILE": tls.certificate,
+            "PRIVATE_KEY_FILE": tls.key,
+        }
+        if name == "gateway":
+            return listener
+        listener |= {"SERVICES_ADDRESS": self._services[name], "CA_FILE": tls.ca}
+        if name == "allocator":
+            return listener | {"KEY_FILE": self.folder / "key.pem"}
+        called = {"controller": ("dataset", "allocator", "exporter"), "exporter": ("dataset",)}
+        addresses = {
+            f"{other.upper()}_ADDRESS": self._services[other] for other in called.get(name, ())
+        }
+        return {**listener, "PUBLIC_KEY_FILE": self.folder / "public.pem", **addresses}
+
+    def _database(self) -> dict[str, object]:
+        return {"DATABASE_URL": self._stores.database_url}
+
+    def _dataset(self) -> dict[str, object]:
+        s3 = self._stores.s3
+        return self._database() | {
+            "WORK_DIR": self._work("dataset"),
+            "BLOBS": f"s3://{self._stores.bucket}",
+            "S3_ENDPOINT": s3.endpoint,
+            "S3_REGION": "us-east-1",
+            "S3_ACCESS_KEY": s3.access_key,
+            "S3_SECRET_KEY": s3.secret_key,
+        }
+
+    def _allocator(self) -> dict[str, object]:
+        return self._database() | {
+            "WORK_DIR": self._work("allocator"),
+            "CACHE_DIR": self._work("cache"),
+            "SERVER_ADDRESS": self.address,
+            "SERVER_CA_FILE": self.ca,
+        }
+
+    def _exporter(self) -> dict[str, object]:
+        return self._database() | {"WORK_DIR": self._work("exporter")}
+
+    def _gateway(self) -> dict[str, object]:
+        places = {
+            f"{name.upper()}_ADDRESSES": address
+            for name, address in self._clients.items()
+            if name != "gateway"
+        }
+        return {**places, "SERVICES_CA_FILE": self.ca, "DRAIN_S": 1.0}
+
+    def _work(self, name: str) -> Path:
+        folder = self.folder / "work" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
