@@ -40,12 +40,15 @@ def write_migration(folder: Path, number: int, statements: Sequence[str]) -> Non
 
 @asynccontextmanager
 async def opened_database(
-    folder: Path, statements: Sequence[str], *, clock: Clock | None = None
+    folder: Path, statements: Sequence[str], *, clock: Clock | None = None, url: str = ""
 ) -> AsyncIterator[Database]:
-    """A database in `folder`, with the tables that the statements create; closed at the end."""
+    """A database in `folder`, with the tables that the statements create; closed at the end.
+
+    `url`: of another database than the folder's SQLite file; the migrations stay in the folder.
+    """
     write_migration(folder / "migrations", 1, statements)
     database = await Database.open(
-        f"sqlite:///{folder}/test.db",
+        url or f"sqlite:///{folder}/test.db",
         migrations=folder / "migrations",
         clock=clock or SystemClock(),
     )

@@ -31,7 +31,6 @@ _START_S = 30.0
 _PR_SET_PDEATHSIG = 1
 _UNSAFE_AND_FAST = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
 }
