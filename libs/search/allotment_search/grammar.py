@@ -53,10 +53,10 @@ class Grammar:
         return self._families[family].weight
 
     def default_fits(self, family: str, name: str, shape: TaskShape) -> bool:
-        """Whether every choice that this default makes is allowed for the shape."""
+        """Whether every choice that this default makes is allowed, and matters, for the shape."""
         chosen = self._space.defaults[family][name]
         return all(
-            nonterminal.productions[str(chosen[n])].fits(shape)
+            nonterminal.matters(shape) and nonterminal.productions[str(chosen[n])].fits(shape)
             for n, nonterminal in self._space.nonterminals.items()
             if n in chosen
         )
@@ -68,10 +68,12 @@ class Grammar:
 
         Raises: KeyError when there is none.
         """
-        chosen = self._space.defaults[family][name]
+        named = self._space.defaults[family][name]
         at = shape or _MEDIUM
         choices = [Choice(self._space.start, family)]
         for nonterminal in self._expansion(family):
+            # What the task has no columns for is the same in all defaults.
+            chosen = named if nonterminal.matters(at) else {}
             production = self._default_production(nonterminal, chosen, at)
             choices.append(Choice(nonterminal.name, production.name))
             params: dict[str, Value] = {}
@@ -93,7 +95,7 @@ class Grammar:
             family = _draw_production(list(self._families.values()), rng).name
         choices = [Choice(self._space.start, family)]
         for nonterminal in self._expansion(family):
-            if nonterminal.needs and _count(nonterminal.needs, at) == 0:
+            if not nonterminal.matters(at):
                 production = self._default_production(nonterminal, {}, at)
                 params = {n: p.default_for(at) for n, p in production.params.items()}
             else:
@@ -108,7 +110,7 @@ class Grammar:
         """The family's derivations for this shape as points of a box."""
         steps = []
         for nonterminal in self._expansion(family):
-            fixed = bool(nonterminal.needs) and _count(nonterminal.needs, shape) == 0
+            fixed = not nonterminal.matters(shape)
             if fixed:
                 productions = [self._default_production(nonterminal, {}, shape)]
             else:
@@ -136,12 +138,15 @@ class Grammar:
 
     def cost_s(self, derivation: Derivation, shape: TaskShape) -> float:
         """About how many seconds all fits of a trial take on one thread."""
-        component = self.resolve(derivation).components["model"]
-        for nonterminal in self._space.nonterminals.values():
-            production = nonterminal.productions.get(component.name)
-            if nonterminal.slot == "model" and production and production.cost:
-                return production.cost.of(component.params, shape) * shape.fit_count
-        return 0.0
+        pipeline = self.resolve(derivation)
+        fitted = []
+        for nonterminal in self._expansion(pipeline.family):
+            component = pipeline.components[nonterminal.slot]
+            cost = nonterminal.productions[component.name].cost
+            if cost is not None and nonterminal.matters(shape):
+                fitted.append((cost, component.params))
+        width = shape.feature_count + sum(cost.added(params, shape) for cost, params in fitted)
+        return sum(cost.of(params, shape, width) for cost, params in fitted) * shape.fit_count
 
     def _expansion(self, family: str) -> Iterator[NonTerminal]:
         return (self._space.nonterminals[n] for n in self._families[family].expands)
@@ -218,15 +223,6 @@ def _draw_params(
         if all(sane.holds(params) for sane in production.sane):
             break
     return params
-
-
-def _count(needs: str, shape: TaskShape) -> int:
-    counts = {
-        "numeric": shape.numeric_count,
-        "category": shape.category_count,
-        "date": shape.date_count,
-    }
-    return counts[needs]
 
 
 def _invalid(detail: str) -> InvalidArgument:

@@ -19,9 +19,21 @@ class TaskShape:
     fit_count: int = 5
     target_minimum: float | None = None
     """Regression alone; None: unknown."""
+    text_count: int = 0
+
+    def count_of(self, kind: str) -> int:
+        """Columns of a kind: numeric, category, date or text."""
+        counts = {
+            "numeric": self.numeric_count,
+            "category": self.category_count,
+            "date": self.date_count,
+            "text": self.text_count,
+        }
+        return counts[kind]
 
     @property
     def feature_count(self) -> int:
+        """Columns but texts: what those become depends on the pipeline."""
         return max(1, self.numeric_count + self.category_count + self.date_count)
 
     @property

@@ -20,16 +20,27 @@ class Cost:
     row_s: float = 0.0
     round_s: float = 0.0
     """For each of the ``times`` product, whatever the data's size."""
+    per: str = ""
+    """The type of columns whose cells count (numeric, category, date, text); "": the model's."""
+    adds: str | int = 0
+    """Columns that the model gets more for each of ``per``, or the parameter that says so."""
     times: tuple[str, ...] = ()
     log_rows: bool = False
     per_class: bool = False
 
-    def of(self, params: Mapping[str, Value], shape: TaskShape) -> float:
+    def added(self, params: Mapping[str, Value], shape: TaskShape) -> int:
+        """Columns that the model gets more."""
+        each = int(params.get(self.adds, 0)) if isinstance(self.adds, str) else self.adds
+        return each * shape.count_of(self.per) if self.per else 0
+
+    def of(self, params: Mapping[str, Value], shape: TaskShape, width: int) -> float:
+        """Seconds. ``width``: the model's columns."""
         rows = shape.training_row_count
+        columns = shape.count_of(self.per) if self.per else width
         factor = math.prod(float(params[name]) for name in self.times)
         if self.per_class:
             factor *= max(1, shape.output_count)
-        work_s = rows * shape.feature_count * self.cell_s + rows * self.row_s + self.round_s
+        work_s = rows * columns * self.cell_s + rows * self.row_s + self.round_s
         return self.base_s + work_s * factor * (math.log2(rows + 1) if self.log_rows else 1.0)
 
 
@@ -81,6 +92,11 @@ class NonTerminal:
     inputs: Mapping[str, tuple[str, ...]]
     needs: str
     productions: Mapping[str, Production]
+    least: int = 1
+
+    def matters(self, shape: TaskShape) -> bool:
+        """Whether the task has as many columns as it needs of their type."""
+        return not self.needs or shape.count_of(self.needs) >= self.least
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +148,7 @@ def _read_nonterminal(name: str, raw: Mapping[str, Any]) -> NonTerminal:
         inputs={slot: tuple(types) for slot, types in inputs.items()},
         needs=raw.get("needs", raw.get("slot", "") if raw.get("slot") == "date" else ""),
         productions={p: _read_production(p, r) for p, r in raw["productions"].items()},
+        least=raw.get("least", 1),
     )
 
 

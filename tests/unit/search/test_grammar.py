@@ -14,7 +14,7 @@ from allotment_search import Choice, Grammar, TaskShape
 from allotment_search.rules import FOREST_NODE_LIMIT
 
 GRAMMAR = Grammar.load("tabular")
-SLOTS = {"numeric", "category", "date", "target", "model"}
+SLOTS = {"pairs", "numeric", "category", "crosses", "date", "text", "target", "model"}
 NEEDS_NO_IMPUTATION = {"hist_gradient_boosting", "lightgbm"}
 
 shapes = st.builds(
@@ -24,6 +24,7 @@ shapes = st.builds(
     numeric_count=st.integers(0, 500),
     category_count=st.integers(0, 50),
     date_count=st.integers(0, 3),
+    text_count=st.integers(0, 2),
     class_count=st.integers(2, 50),
     fit_count=st.sampled_from([1, 2, 5, 8]),
     target_minimum=st.none() | st.floats(-10, 10),

@@ -57,11 +57,11 @@ def _joint(left: CrossSide, right: CrossSide, features: Features) -> Integers:
 
 
 def fit_crosses(component: Component, labelled: Labelled) -> list[tuple[Cross, Floats]]:
-    """`none`, or `target`: the `count` crosses that say more of the target out of fold than each of
+    """`none`, or `crosses`: the `count` crosses that say more of the target out of fold than each of
     their two columns. With the training rows' part of the matrix."""
     if component.name == "none":
         return []
-    if component.name != "target":
+    if component.name != "crosses":
         raise unknown_component("crosses", component.name)
     smoothing = float(component.params.get("smoothing", 10.0))
     features = labelled.features

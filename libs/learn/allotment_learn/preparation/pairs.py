@@ -106,11 +106,11 @@ def extended(numbers: Floats, derived: Sequence[Derived]) -> Floats:
 
 
 def fit_pairs(component: Component, labelled: Labelled) -> tuple[Pair, ...]:
-    """`none`, or `chosen`: the `count` pairs whose result says more of the target than each of its
+    """`none`, or `pairs`: the `count` pairs whose result says more of the target than each of its
     two columns; told by means in BINS quantiles of at most JUDGED_ROWS training rows."""
     if component.name == "none":
         return ()
-    if component.name != "chosen":
+    if component.name != "pairs":
         raise unknown_component("pairs", component.name)
     rows = np.arange(labelled.features.row_count)
     if len(rows) > JUDGED_ROWS:
