@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from allotment_learn.networks.spec import Arrays, NetworkSpec
 from allotment_learn.task import Floats
 from allotment_learn.trees import Trees
 
@@ -54,7 +55,16 @@ class TreesForm:
     zero_within: float = 0.0
 
 
-Form = ConstantForm | LinearForm | TreesForm
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkForm:
+    """`arrays`, in single precision, are taken as doubles; so are the sums."""
+
+    spec: NetworkSpec
+    arrays: Arrays
+    link: Link
+
+
+Form = ConstantForm | LinearForm | TreesForm | NetworkForm
 Saved = Mapping[str, npt.NDArray[Any]]
 """A fitted model of a family as named arrays of plain numbers: its family's `restore` makes the
 same model of them, bit by bit."""

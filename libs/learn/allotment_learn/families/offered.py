@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.errors import FamilyUnavailable
-from allotment_learn.families import constant, forests, histogram, light, linear
+from allotment_learn.families import constant, forests, histogram, light, linear, mlp
 from allotment_learn.families.training import Training
 from allotment_learn.forms import Fitted, Saved
 
@@ -16,6 +16,7 @@ _FAMILIES: dict[str, Callable[[Training], Fitted]] = {
     "extra_trees": forests.fit_extra_trees,
     "hist_gradient_boosting": histogram.fit,
     "lightgbm": light.fit,
+    "mlp": mlp.fit,
 }
 _RESTORERS: dict[str, Callable[[Training, Saved], Fitted]] = {
     "linear": linear.restore,
@@ -23,7 +24,13 @@ _RESTORERS: dict[str, Callable[[Training, Saved], Fitted]] = {
     "extra_trees": forests.restore_extra_trees,
     "hist_gradient_boosting": histogram.restore,
     "lightgbm": light.restore,
+    "mlp": mlp.restore,
 }
+_PROBLEMS: dict[str, Callable[[], str]] = {
+    "lightgbm": light.unavailable_because,
+    "mlp": mlp.unavailable_because,
+}
+"""Why a family with a library of its own can't be trained here; empty when it can."""
 TAKES_MISSING = frozenset({"constant", "hist_gradient_boosting", "lightgbm"})
 
 
@@ -38,7 +45,7 @@ class OfferedFamily:
 
 def offered_families() -> list[OfferedFamily]:
     """Every family that this version knows."""
-    problems = {"lightgbm": light.unavailable_because()}
+    problems = {family: problem() for family, problem in _PROBLEMS.items()}
     return [
         OfferedFamily(name, not problems.get(name, ""), problems.get(name, ""))
         for name in _FAMILIES
@@ -53,8 +60,8 @@ def fitter(family: str) -> Callable[[Training], Fitted]:
             f"there is no model family '{clip(family)}'; choose one of {', '.join(_FAMILIES)}",
             reason="NO_SUCH_FAMILY",
         )
-    if family == "lightgbm" and light.unavailable_because():
-        raise FamilyUnavailable(light.unavailable_because())
+    if family in _PROBLEMS and (problem := _PROBLEMS[family]()):
+        raise FamilyUnavailable(problem)
     return _FAMILIES[family]
 
 

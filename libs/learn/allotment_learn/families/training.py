@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from allotment_learn.checkpoints import Pace
 from allotment_learn.task import Floats
 
 
@@ -23,6 +24,8 @@ class Training:
     seed: int
     threads: int
     out_of_time: Callable[[], bool]
+    pace: Pace | None = None
+    """For families that can pause between two steps; the others fit in one go."""
 
     @property
     def output_count(self) -> int:

@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 from allotment_learn.errors import GraphTooLarge
 from allotment_learn.features import NumberSource
 from allotment_learn.folds import FoldModel
+from allotment_learn.forms import NetworkForm
 from allotment_learn.graph.builder import GraphBuilder
-from allotment_learn.graph.models import check_size, write_form
+from allotment_learn.graph.models import Body, check_size, write_form
 from allotment_learn.graph.preparation import SharedInputs, write_shared_inputs
 from allotment_learn.graph.signature import METADATA_KEY, OUTPUTS, input_names, signature_json
 from allotment_learn.table import ColumnKind
@@ -36,7 +37,10 @@ def write_graph(
     shared = write_shared_inputs(
         build, columns, names, sources, [model.preparation for model in models]
     )
-    predictions = [_write_fold(build, model, shared) for model in models]
+    predictions = [
+        _write_fold(build, model, shared, body)
+        for model, body in zip(models, _bodies(models), strict=True)
+    ]
     total = build.node("Sum", *predictions)
     count = build.constant(float(len(models)))
     build.node("Div", total, count, output=outputs[-1])
@@ -62,8 +66,25 @@ def write_graph(
     return written
 
 
-def _write_fold(build: GraphBuilder, model: FoldModel, shared: SharedInputs) -> str:
-    raw = write_form(build, model.fitted.form, model.preparation, shared)
+def _bodies(models: Sequence[FoldModel]) -> list[Body | None]:
+    """What writes each model's network; None for models of other kinds."""
+    forms = [model.fitted.form for model in models if isinstance(model.fitted.form, NetworkForm)]
+    if not forms:
+        return [None] * len(models)
+    # Torch is optional, and slow to import.
+    from allotment_learn.graph.network import export_networks  # noqa: PLC0415
+
+    bodies = iter(export_networks(forms))
+    return [
+        next(bodies).write if isinstance(model.fitted.form, NetworkForm) else None
+        for model in models
+    ]
+
+
+def _write_fold(
+    build: GraphBuilder, model: FoldModel, shared: SharedInputs, body: Body | None
+) -> str:
+    raw = write_form(build, model.fitted.form, model.preparation, shared, body)
     if model.log_target is not None:
         above = build.node("Max", raw, build.constant(model.log_target.low))
         cut = build.node("Min", above, build.constant(model.log_target.high))
