@@ -7,7 +7,7 @@ import numpy as np
 from allotment_learn.features import NumberSource
 from allotment_learn.folds import FoldModel
 from allotment_learn.forms import TreesForm
-from allotment_learn.preparation import thresholds_in_source
+from allotment_learn.preparation import Pair, thresholds_in_source
 from allotment_learn.reference import (
     COLUMN_LIMIT,
     EXTREMES,
@@ -25,6 +25,15 @@ Cell = float | str
 Change = Mapping[str, Cell]
 
 NODES_PER_MODEL = 20_000
+PAIR_ROW_LIMIT = 400
+QUIRK_TEXTS = (
+    " ",
+    "\n",
+    "None none NONE",
+    "a  b\n\n\n\nc",
+    "\u0130 \u00df \u03a3\u03a3 e\u0301",
+    "ha " * 300,
+)
 QUIRK_DATES = ("0001-01-01", "9999-12-31", "2000-02-30", "1900-02-29", "not a date", "0000-00-00")
 
 
@@ -44,6 +53,9 @@ def reference_rows(
     if len(chosen) > VALIDATION_ROW_LIMIT:
         chosen = np.sort(rng.choice(chosen, VALIDATION_ROW_LIMIT, replace=False))
     changes = _changes(table.columns, sources, models, rng)
+    changes += _text_changes(table, chosen, rng) + _pair_changes(
+        table, chosen, sources, models, rng
+    )
     bases = rng.choice(chosen, len(changes))
     made = table.take(bases)
     arrays: dict[str, Array] = {name: array.copy() for name, array in made.arrays.items()}
@@ -54,6 +66,12 @@ def reference_rows(
     joined = {name: np.concatenate([plain.arrays[name], arrays[name]]) for name in arrays}
     kinds = [RowKind.VALIDATION] * len(chosen) + [kind for kind, _ in changes]
     rows = np.concatenate([chosen, np.full(len(changes), -1)])
+    for column in table.columns:
+        if column.type is ColumnKind.TEXT:
+            long = np.array([len(cell) > LONGEST_CELL for cell in joined[column.name]], dtype=bool)
+            cut = [cell[:LONGEST_CELL] for cell in joined[column.name]]
+            joined[column.name] = np.array(cut, dtype=np.object_)
+            rows = np.where(long, -1, rows)
     return ReferenceRows(Table.of(table.columns, joined, len(kinds)), tuple(kinds), rows)
 
 
@@ -61,10 +79,9 @@ def _short_enough(table: Table, rows: Integers) -> np.ndarray:
     fine = np.ones(len(rows), dtype=np.bool_)
     for column, cells in table:
         if column.type is not ColumnKind.NUMERIC:
+            limit = np.inf if column.type is ColumnKind.TEXT else LONGEST_CELL
             # A NUL at a cell's end would be lost in numpy's strings.
-            fine &= np.array(
-                [len(cell) <= LONGEST_CELL and "\0" not in cell for cell in cells[rows]]
-            )
+            fine &= np.array([len(cell) <= limit and "\0" not in cell for cell in cells[rows]])
     return fine
 
 
@@ -97,6 +114,52 @@ def _changes(
         values = thresholds.get(sources.index(NumberSource(name)), np.empty(0))
         for value in rng.permutation(values)[:THRESHOLDS_PER_COLUMN]:
             changes.extend((RowKind.THRESHOLD, {name: near}) for near in neighbours(float(value)))
+    return changes
+
+
+def _text_changes(
+    table: Table, rows: Integers, rng: np.random.Generator
+) -> list[tuple[RowKind, Change]]:
+    """Cells of text columns in other spellings and spacings."""
+    changes: list[tuple[RowKind, Change]] = []
+    for column, cells in table:
+        if column.type is not ColumnKind.TEXT:
+            continue
+        cell = str(cells[rng.choice(rows)])
+        spelt = [cell.upper(), cell.title(), cell.replace(" ", "  "), cell.replace(" ", "\n")]
+        spelt += [cell + "!", " " + cell + " ", cell.replace(" ", ", "), cell + " " + cell]
+        changes += [(RowKind.EXTREME, {column.name: text}) for text in (*spelt, *QUIRK_TEXTS)]
+    return changes
+
+
+def _pair_changes(
+    table: Table,
+    rows: Integers,
+    sources: Sequence[NumberSource],
+    models: Sequence[FoldModel],
+    rng: np.random.Generator,
+) -> list[tuple[RowKind, Change]]:
+    """Cells of two numeric columns whose pair lies around a threshold; and nothing divided by
+    nothing."""
+    changes: list[tuple[RowKind, Change]] = []
+    for model in models:
+        thresholds = _thresholds([model], rng)
+        for at, pair in enumerate(model.preparation.derived):
+            if not isinstance(pair, Pair) or sources[pair.left].part or sources[pair.right].part:
+                continue
+            left, right = sources[pair.left].column, sources[pair.right].column
+            changes.append((RowKind.EXTREME, {left: 0.0, right: 0.0}))
+            values = thresholds.get(len(sources) + at, np.empty(0))
+            for value in rng.permutation(values)[:THRESHOLDS_PER_COLUMN]:
+                beside = float(table.arrays[right][rng.choice(rows)])
+                solved = pair.left_for(float(value), beside)
+                changes.extend(
+                    (RowKind.THRESHOLD, {left: near, right: beside})
+                    for near in (neighbours(solved) if np.isfinite(solved) else ())
+                )
+    if len(changes) > PAIR_ROW_LIMIT:
+        kept = np.sort(rng.choice(len(changes), PAIR_ROW_LIMIT, replace=False))
+        changes = [changes[index] for index in kept]
     return changes
 
 

@@ -333,10 +333,10 @@ class TestRoles:
         assert column(outcome, "b").ignored_because == "EMPTY"
         assert {"CONSTANT_COLUMN", "EMPTY_COLUMN"} <= reasons(outcome)
 
-    def test_prose_is_ignored(self, read: Read) -> None:
+    def test_prose_is_text(self, read: Read) -> None:
         text = rows([f"this is sentence number {i} of many" for i in range(30)])
         found = column(read(text), "x")
-        assert (found.type, found.ignored_because) == (ColumnType.TEXT, "FREE_TEXT")
+        assert (found.type, found.role) == (ColumnType.TEXT, ColumnRole.FEATURE)
 
     def test_a_target_is_never_ignored(self, read: Read) -> None:
         text = "id,y\n" + "".join(f"{i},same\n" for i in range(30))

@@ -68,12 +68,6 @@ def with_role(
         return replace(column, role=ColumnRole.IGNORED, ignored_because="BY_REQUEST")
     if wanted is ColumnRole.FEATURE and reason in ("CONSTANT", "UNIQUE_ID"):
         reason = ""
-    if wanted is ColumnRole.FEATURE and reason == "FREE_TEXT":
-        raise InvalidArgument(
-            f"column {clip(column.name)!r} is prose, which can't be a feature yet; "
-            "ask for the type CATEGORICAL, or leave its role out",
-            reason="TEXT_FEATURE",
-        )
     if is_target or not reason:
         return replace(column, role=ColumnRole.FEATURE, ignored_because="")
     return replace(column, role=ColumnRole.IGNORED, ignored_because=reason)
@@ -85,7 +79,7 @@ def _uselessness(column: Column, row_count: int) -> str:
         return "EMPTY"
     if statistics.distinct_count == 1 and statistics.missing_count == 0:
         return "CONSTANT"
-    return {ColumnType.ID: "UNIQUE_ID", ColumnType.TEXT: "FREE_TEXT"}.get(column.type, "")
+    return "UNIQUE_ID" if column.type is ColumnType.ID else ""
 
 
 def _check_special(column: Column, role: ColumnRole) -> None:
@@ -151,7 +145,6 @@ def column_notices(column: Column, row_count: int) -> list[Notice]:
         ),
         "CONSTANT": ("CONSTANT_COLUMN", f"{name!r} is the same in every row: it is ignored"),
         "EMPTY": ("EMPTY_COLUMN", f"{name!r} has no value in any row: it is ignored"),
-        "FREE_TEXT": ("FREE_TEXT", f"{name!r} is prose, which is not used yet: it is ignored"),
     }
     if column.ignored_because in texts:
         reason, message = texts[column.ignored_because]

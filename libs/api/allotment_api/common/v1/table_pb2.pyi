@@ -161,7 +161,7 @@ class Column(_message.Message):
     type: Global___ColumnType.ValueType
     role: Global___ColumnRole.ValueType
     ignored_because: _builtins.str
-    """Why the role is IGNORED: CONSTANT, EMPTY, UNIQUE_ID, FREE_TEXT, BY_REQUEST; else empty."""
+    """Why the role is IGNORED: CONSTANT, EMPTY, UNIQUE_ID, BY_REQUEST; else empty."""
     date_format: _builtins.str
     """Dates alone: how cells are spelt, as a strptime pattern."""
     @_builtins.property
