@@ -131,6 +131,7 @@ class _Background:
         await self._runner.stop()
         await self._catalogue.stop()
         await self._children.stop()
+        await self._uploads.stop()
         await self._opened.close()
 
     async def _sweep(self) -> None:

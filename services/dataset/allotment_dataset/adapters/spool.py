@@ -1,7 +1,6 @@
 """Files in the making: incoming blobs and the folders of the parse child."""
 
 import asyncio
-import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from allotment_core.errors import InvalidArgument, ResourceExhausted
 from allotment_core.names import new_id
 from allotment_dataset.adapters.disk import told_when_full
+from allotment_dataset.adapters.write_behind import WriteBehind
 from allotment_dataset.domain.ports import Bytes
 from allotment_dataset.domain.uploads import CHUNK_BYTES
 
@@ -43,24 +43,24 @@ class FolderSpool:
 
     async def write(self, chunks: AsyncIterator[bytes], limit_bytes: int) -> tuple[Path, str, int]:
         path = self._folder / new_id("blob")
-        digest, size_bytes = hashlib.sha256(), 0
         try:
             with told_when_full("the blob"):
-                descriptor = os.open(
-                    path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-                )
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                file = WriteBehind(descriptor, 0, "the blob")
                 try:
                     async for chunk in chunks:
-                        _check_chunk(chunk, size_bytes, limit_bytes)
-                        size_bytes += len(chunk)
-                        await asyncio.to_thread(_take, descriptor, digest, chunk)
-                    await asyncio.to_thread(os.fsync, descriptor)
+                        _check_chunk(chunk, file.size_bytes, limit_bytes)
+                        await file.append(chunk)
+                    sha256 = await file.sha256()
                 finally:
-                    os.close(descriptor)
+                    await file.close()
+            finally:
+                os.close(descriptor)
         except BaseException:
             await asyncio.to_thread(_drop, path)
             raise
-        return path, digest.hexdigest(), size_bytes
+        return path, sha256, file.size_bytes
 
     async def fetch(self, sha256: str, size_bytes: int, folder: Path) -> Path:
         path = folder / f"{sha256}.parquet"
@@ -87,11 +87,6 @@ def _check_chunk(chunk: bytes, size_bytes: int, limit_bytes: int) -> None:
             "ALLOTMENT_DATASET_MAX_BLOB_BYTES",
             reason="BLOB_TOO_LARGE",
         )
-
-
-def _take(descriptor: int, digest: "hashlib._Hash", chunk: bytes) -> None:
-    digest.update(chunk)
-    _write(descriptor, chunk)
 
 
 def _write(descriptor: int, data: bytes) -> None:

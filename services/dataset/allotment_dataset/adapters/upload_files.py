@@ -1,7 +1,6 @@
 """Uploads' bytes as files: `<folder>/<tenant>/<upload>`."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,12 +9,11 @@ from allotment_core.durable import sync_folder
 from allotment_core.errors import DataLoss, InvalidArgument
 from allotment_core.names import TenantName, UploadName
 from allotment_dataset.adapters.disk import told_when_full
-
-_BLOCK_BYTES = 1 << 20
+from allotment_dataset.adapters.write_behind import WriteBehind
 
 
 class FolderUploadFile:
-    """One upload's file. Disk work runs in worker threads, one at a time."""
+    """One upload's file. Disk work runs in worker threads, while the next chunks arrive."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         """Opens or creates the file and cuts it to the size. Blocks."""
@@ -33,62 +31,33 @@ class FolderUploadFile:
                 reason="UPLOAD_DAMAGED",
             )
         os.ftruncate(self._descriptor, size_bytes)
-        self.size_bytes = size_bytes
-        self._digest = hashlib.sha256()
-        self._digested_bytes = 0
+        self._file = WriteBehind(self._descriptor, size_bytes, "the upload")
+
+    @property
+    def size_bytes(self) -> int:
+        return self._file.size_bytes
 
     async def append(self, data: bytes) -> None:
-        await asyncio.to_thread(self._append, data)
-
-    def _append(self, data: bytes) -> None:
-        with told_when_full("the chunk"):
-            try:
-                rest, place = memoryview(data), self.size_bytes
-                while rest:
-                    written = os.pwrite(self._descriptor, rest, place)
-                    rest, place = rest[written:], place + written
-            except OSError:
-                os.ftruncate(self._descriptor, self.size_bytes)
-                raise
-        if self._digested_bytes == self.size_bytes:
-            self._digest.update(data)
-            self._digested_bytes += len(data)
-        self.size_bytes += len(data)
+        await self._file.append(data)
 
     async def same(self, offset: int, data: bytes) -> bool:
+        await self._file.flush()
         there = await asyncio.to_thread(os.pread, self._descriptor, len(data), offset)
         return there == data
 
     async def sync(self) -> None:
-        await asyncio.to_thread(self._sync)
-
-    def _sync(self) -> None:
-        with told_when_full("the upload"):
-            os.fsync(self._descriptor)
+        await self._file.sync()
 
     async def sha256(self) -> str:
-        return await asyncio.to_thread(self._sha256)
-
-    def _sha256(self) -> str:
-        while self._digested_bytes < self.size_bytes:
-            wanted = min(_BLOCK_BYTES, self.size_bytes - self._digested_bytes)
-            block = os.pread(self._descriptor, wanted, self._digested_bytes)
-            if not block:
-                raise DataLoss(
-                    "the upload's file was cut; upload it again", reason="UPLOAD_DAMAGED"
-                )
-            self._digest.update(block)
-            self._digested_bytes += len(block)
-        return self._digest.hexdigest()
+        return await self._file.sha256()
 
     async def clear(self) -> None:
-        await asyncio.to_thread(os.ftruncate, self._descriptor, 0)
-        self.size_bytes = self._digested_bytes = 0
-        self._digest = hashlib.sha256()
+        await self._file.clear()
 
     async def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            await self._file.close()
             await asyncio.to_thread(os.close, descriptor)
 
 

@@ -100,10 +100,15 @@ class Store(Protocol):
 class UploadFile(Protocol):
     """The bytes of one upload. Used by one caller at a time."""
 
-    size_bytes: int
+    @property
+    def size_bytes(self) -> int: ...
 
     async def append(self, data: bytes) -> None:
-        """Raises: ResourceExhausted (DISK_FULL); then nothing was appended."""
+        """May return before the bytes are written.
+
+        Raises: ResourceExhausted (DISK_FULL), for bytes of earlier calls too; `size_bytes` tells
+            how many are there.
+        """
         ...
 
     async def same(self, offset: int, data: bytes) -> bool:
@@ -111,7 +116,7 @@ class UploadFile(Protocol):
         ...
 
     async def sync(self) -> None:
-        """Makes all bytes durable."""
+        """Makes all bytes durable. Raises: ResourceExhausted (DISK_FULL)."""
         ...
 
     async def sha256(self) -> str: ...

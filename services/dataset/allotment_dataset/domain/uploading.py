@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-_SYNC_BYTES = 64 << 20
+_SETTLE_BYTES = 256 << 20
+"""Bytes of one stream after which it is noted how far it is."""
+_LINGER_S = 10.0
+"""How long an upload's file stays open for its next stream."""
 _SWEEP = 100
 
 
@@ -30,6 +33,7 @@ class _Session:
     file: UploadFile
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
+    closing: asyncio.Task[None] | None = None
 
 
 class Uploads:
@@ -84,6 +88,7 @@ class Uploads:
             records.delete_upload(name)
 
         response = await self._store.respond(work, to_response)
+        await self._let_go(name)
         await self._files.delete(name)
         return response
 
@@ -105,23 +110,68 @@ class Uploads:
 
     @asynccontextmanager
     async def _session(self, name: UploadName) -> AsyncIterator[_Session]:
-        task = self._sessions.get(name)
-        if task is None:
-            task = asyncio.create_task(self._open(name), name=f"open {name}")
-            self._sessions[name] = task
-        try:
-            session = await asyncio.shield(task)
-        except AllotmentError:
-            self._sessions.pop(name, None)
-            raise
+        task, session = await self._opened(name)
+        if session.closing is not None:
+            session.closing.cancel()
+            session.closing = None
         session.users += 1
+        linger_s = 0.0
         try:
             yield session
+            linger_s = 0.0 if session.upload.complete else _LINGER_S
         finally:
             session.users -= 1
             if not session.users and self._sessions.get(name) is task:
-                del self._sessions[name]
-                await session.file.close()
+                await self._close(name, session, linger_s)
+
+    async def _opened(self, name: UploadName) -> tuple[asyncio.Task[_Session], _Session]:
+        while True:
+            task = self._sessions.get(name)
+            if task is None:
+                task = asyncio.create_task(self._open(name), name=f"open {name}")
+                self._sessions[name] = task
+            try:
+                session = await asyncio.shield(task)
+            except AllotmentError:
+                self._sessions.pop(name, None)
+                raise
+            # It may have been closed just now.
+            if self._sessions.get(name) is task:
+                return task, session
+
+    def _lingering(self, name: UploadName) -> _Session | None:
+        """The open session that no stream uses."""
+        task = self._sessions.get(name)
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        session = task.result()
+        return None if session.users else session
+
+    async def _close(self, name: UploadName, session: _Session, linger_s: float) -> None:
+        """The next stream often comes at once, and goes on with the hash of what is there."""
+        if linger_s:
+            session.closing = asyncio.create_task(
+                self._close_later(name, session, linger_s), name=f"close {name}"
+            )
+            return
+        del self._sessions[name]
+        await session.file.close()
+
+    async def _close_later(self, name: UploadName, session: _Session, linger_s: float) -> None:
+        await asyncio.sleep(linger_s)
+        await self._close(name, session, 0.0)
+
+    async def stop(self) -> None:
+        """Closes what waits for another stream."""
+        for name in list(self._sessions):
+            await self._let_go(name)
+
+    async def _let_go(self, name: UploadName) -> None:
+        session = self._lingering(name)
+        if session is not None:
+            if session.closing is not None:
+                session.closing.cancel()
+            await self._close(name, session, 0.0)
 
     async def _open(self, name: UploadName) -> _Session:
         upload = await self.get(name)
@@ -146,7 +196,7 @@ class Uploads:
             await file.append(fresh)
         if uploads.ends_here(upload, chunk, file.size_bytes):
             await self._complete(session)
-        elif file.size_bytes - upload.received_bytes >= _SYNC_BYTES:
+        elif file.size_bytes - upload.received_bytes >= _SETTLE_BYTES:
             await self._settle(session)
 
     async def _settle(self, session: _Session) -> Upload:
@@ -180,11 +230,12 @@ class Uploads:
     async def sweep(self) -> int:
         """Drops uploads that have expired and that no import needs; how many."""
         now = self._clock.now()
+        written = {name for name in self._sessions if self._lingering(name) is None}
 
         def work(records: Records) -> list[UploadName]:
             gone = []
             for upload in records.expired_uploads(now, _SWEEP):
-                if upload.name in self._sessions or records.upload_in_use(upload.name):
+                if upload.name in written or records.upload_in_use(upload.name):
                     records.put_upload(replace(upload, expire_time=now + uploads.LIFETIME))
                 else:
                     records.delete_upload(upload.name)
@@ -193,6 +244,7 @@ class Uploads:
 
         names = await self._store.write(work)
         for name in names:
+            await self._let_go(name)
             await self._files.delete(name)
         if names:
             log.info("uploads expired", extra={"count": len(names)})
