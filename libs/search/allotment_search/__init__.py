@@ -11,7 +11,8 @@ from allotment_search.play import (
     RandomSampler,
     Sampler,
     SamplerKind,
-    next_proposals,
+    next_default,
+    next_random,
     portfolio,
     untried_defaults,
 )
@@ -37,7 +38,8 @@ __all__ = [
     "TpeSampler",
     "Value",
     "load_optuna",
-    "next_proposals",
+    "next_default",
+    "next_random",
     "portfolio",
     "untried_defaults",
 ]

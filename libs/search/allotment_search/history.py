@@ -90,19 +90,20 @@ class History:
         self._pending[self._count] = derivation
         self._count += 1
 
-    def end(self, number: int, loss: float | None) -> None:
-        """The ``number``-th one added (from 1) has ended; None: without a score."""
+    def end(self, number: int, loss: float | None) -> bool:
+        """The ``number``-th one added (from 1) has ended; None: without a score. False: it had."""
         derivation = self._pending.pop(number - 1, None)
         if derivation is None:
-            return
+            return False
         outcome = Outcome(number, derivation, loss)
         self._latest.append(outcome)
         if loss is None:
-            return
+            return True
         bisect.insort(self._best, (loss, number))
         self._kept[number] = outcome
         if len(self._best) > _KEPT:
             self._kept.pop(self._best.pop()[1])
+        return True
 
     @property
     def derivations(self) -> Collection[Derivation]:

@@ -108,6 +108,12 @@ def _portfolio(
     return tuple(portfolio(grammar, shape, families))
 
 
+def _cost_class(cost_s: float, derivation: Derivation) -> int:
+    if derivation[0].value == "constant":
+        return -1
+    return 0 if cost_s <= _CHEAP_S else math.ceil(math.log(cost_s / _CHEAP_S, 4))
+
+
 def untried_defaults(
     grammar: Grammar, shape: TaskShape, families: Collection[str], history: Known
 ) -> list[Derivation]:
@@ -116,42 +122,33 @@ def untried_defaults(
     return [d for d in order if d not in history]
 
 
-def _cost_class(cost_s: float, derivation: Derivation) -> int:
-    if derivation[0].value == "constant":
-        return -1
-    return 0 if cost_s <= _CHEAP_S else math.ceil(math.log(cost_s / _CHEAP_S, 4))
-
-
-def next_proposals(
+def next_default(
     grammar: Grammar,
     shape: TaskShape,
     families: Collection[str],
     history: Known,
-    count: int,
+    affordable: Callable[[Derivation], bool] = lambda _: True,
+) -> Proposal | None:
+    """The first of the portfolio that is new and affordable; the constant predictor always is."""
+    for derivation in _portfolio(grammar, shape, frozenset(families)):
+        constant = derivation[0].value == "constant"
+        if derivation not in history and (constant or affordable(derivation)):
+            return Proposal(derivation, "CONSTANT" if constant else "DEFAULT")
+    return None
+
+
+def next_random(
+    grammar: Grammar,
+    shape: TaskShape,
+    families: Collection[str],
+    history: Known,
     seed: int,
     affordable: Callable[[Derivation], bool] = lambda _: True,
-) -> list[Proposal]:
-    """What to train next; fewer than ``count`` when nothing new is left or affordable.
-
-    A pure function of its arguments: the same history and seed give the same proposals.
-    """
-    proposals = [
-        Proposal(d, "CONSTANT" if d[0].value == "constant" else "DEFAULT")
-        for d in untried_defaults(grammar, shape, families, history)
-        if d[0].value == "constant" or affordable(d)
-    ][:count]
-    if len(proposals) < count:
-        sampler = RandomSampler(
-            grammar,
-            shape,
-            families,
-            lambda d: affordable(d) and all(d != p.derivation for p in proposals),
-        )
-        rng = np.random.default_rng([seed, len(history)])
-        missing = count - len(proposals)
-        drawn = sampler.propose(history, missing, rng)
-        proposals = [*proposals, *(Proposal(d, "RANDOM") for d in drawn)]
-    return proposals
+) -> Proposal | None:
+    """A draw that depends on the seed and the history's length; None when nothing new is found."""
+    rng = np.random.default_rng([seed, len(history)])
+    drawn = RandomSampler(grammar, shape, families, affordable).propose(history, 1, rng)
+    return Proposal(drawn[0], "RANDOM") if drawn else None
 
 
 class MixedSampler:

@@ -78,8 +78,13 @@ class SearchWorld:
     async def controller(self) -> AsyncIterator[Any]:
         """A controller on the folder's database, and an editor's stub to it."""
         assert self._peers is not None
-        settings = {"heartbeat_interval_s": 0.3, "away_grace_s": 1.0, **self.settings}
-        config = ControllerConfig(database_url=f"sqlite:///{self.folder}/controller.db", **settings)
+        settings = {
+            "database_url": f"sqlite:///{self.folder}/controller.db",
+            "heartbeat_interval_s": 0.3,
+            "away_grace_s": 1.0,
+            **self.settings,
+        }
+        config = ControllerConfig(**settings)
         token = self._peers.token(Role.ADMIN)
         opened = channel(self._peers.address, token=token)
         async with AsyncExitStack() as stack:

@@ -10,6 +10,7 @@ from allotment_controller.adapters.changes import Announcements
 from allotment_controller.adapters.datasets import GrpcDatasets
 from allotment_controller.adapters.exports import GrpcExports
 from allotment_controller.adapters.leases import GrpcLeases
+from allotment_controller.adapters.sampling import ThreadedSampling
 from allotment_controller.adapters.store import SqlStore
 from allotment_controller.config import ControllerConfig
 from allotment_controller.domain.controller import Controller
@@ -44,6 +45,7 @@ async def build(
     grammar = Grammar.load("tabular")
     seats = Seats()
     keeper = LeaseKeeper(GrpcLeases((allocator or dataset)()), seats, clock, _keeper_times(config))
+    sampling = ThreadedSampling() if config.sampler == "tpe" else None
     around = Surroundings(
         store=store,
         datasets=GrpcDatasets(dataset()),
@@ -56,6 +58,7 @@ async def build(
         away_grace_s=config.away_grace_s,
         export_limit=config.export_limit,
         trial_limit_s=config.trial_limit_s,
+        sampling=sampling,
     )
     controller = Controller(around, store)
     search = SearchServicer(controller, store, announcements, grammar)

@@ -24,6 +24,8 @@ class ControllerConfig:
     """Models of one experiment that are exported at once."""
     trial_limit_s: float = 3600.0
     """Seconds that a trial may take where the experiment's deadline is not nearer."""
+    sampler: str = "tpe"
+    """What chooses trials beyond the portfolio: tpe, with a share of random draws, or random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from allotment_api.search.v1 import search_pb2
 from allotment_controller.domain.creation import Wish
 from allotment_controller.domain.experiment import Budget, Experiment, ExperimentSpec
 from allotment_controller.domain.messages import OfferedFamily
+from allotment_controller.domain.model import Model
 from allotment_controller.domain.task import Metric, Notice, Problem, TaskType
 from allotment_controller.domain.trial import Trial
 from allotment_controller.domain.views import ModelView, etag
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
 LOG_TAIL_CHARACTERS = 4096
+ENSEMBLE = "ensemble"
 
 
 def timestamp(instant: datetime) -> Timestamp:
@@ -101,6 +103,7 @@ def wish(message: search_pb2.ExperimentSpec) -> Wish:
         group_column=message.group_column,
         time_column=message.time_column,
         families=tuple(FamilyName.parse(f).family_id for f in message.families),
+        without_early_stopping=message.without_early_stopping,
     )
 
 
@@ -122,6 +125,7 @@ def spec(value: ExperimentSpec) -> search_pb2.ExperimentSpec:
         group_column=value.group_column,
         time_column=value.time_column,
         families=[f"families/{f}" for f in value.families],
+        without_early_stopping=value.without_early_stopping,
     )
     if value.budget.wall_time_s is not None:
         _set_duration(message.budget.wall_time, value.budget.wall_time_s)
@@ -145,6 +149,11 @@ def experiment(value: Experiment) -> search_pb2.Experiment:
         best_score=value.best_score,
         finished_trial_count=value.finished_trial_count,
         running_trial_count=value.running_trial_count,
+        early_stopping=search_pb2.EarlyStopping(
+            paused_trial_count=value.early_stopping.paused_count,
+            audit_count=value.early_stopping.held_count,
+            improved_audit_count=value.early_stopping.improved_count,
+        ),
         warnings=[
             problem_pb2.Warning(reason=w.reason, message=w.message, column=w.column)
             for w in plan.warnings
@@ -216,7 +225,11 @@ def trial(value: Trial) -> search_pb2.Trial:
 
 def model_source(value: Experiment, view: ModelView) -> search_pb2.ModelSource:
     """Everything that an exporter needs; the same for the same model whenever it is made."""
-    plan, made_of = value.plan, view.trial
+    plan, first = value.plan, view.trials[0]
+    several = len(view.trials) > 1
+    versions: dict[str, str] = {}
+    for made_of in view.trials:
+        versions |= made_of.library_versions
     source = search_pb2.ModelSource(
         model=str(view.model.name),
         task=task(plan.spec.task),
@@ -225,17 +238,43 @@ def model_source(value: Experiment, view: ModelView) -> search_pb2.ModelSource:
         metric=metric(plan.spec.metric),
         score=view.model.score,
         dataset_version=str(plan.spec.dataset_version),
-        trials=[str(made_of.name)],
-        family=f"families/{made_of.family}",
-        library_versions=dict(made_of.library_versions),
+        trials=[str(made_of.name) for made_of in view.trials],
+        family=f"families/{ENSEMBLE if several else first.family}",
+        library_versions=versions,
         seed=plan.spec.seed,
+        members=_members(view) if several else [],
+        calibration=_calibration(view.model),
     )
-    if made_of.result is not None:
-        source.graph_sha256 = made_of.result.graph_sha256
-        source.reference_sha256 = made_of.result.reference_sha256
-        source.metrics.update(made_of.result.metrics)
-        source.validation_row_count = made_of.result.validation_row_count
+    if first.result is not None:
+        source.metrics.update(view.model.metrics or first.result.metrics)
+        source.validation_row_count = first.result.validation_row_count
+    if first.result is not None and not several:
+        source.graph_sha256 = first.result.graph_sha256
+        source.reference_sha256 = first.result.reference_sha256
     return source
+
+
+def _members(view: ModelView) -> list[search_pb2.ModelMember]:
+    return [
+        search_pb2.ModelMember(
+            trial=str(made_of.name),
+            weight=member.weight,
+            family=f"families/{made_of.family}",
+            graph_sha256=made_of.result.graph_sha256 if made_of.result else "",
+            reference_sha256=made_of.result.reference_sha256 if made_of.result else "",
+        )
+        for member, made_of in zip(view.model.parts, view.trials, strict=True)
+    ]
+
+
+def _calibration(value: Model) -> search_pb2.Calibration | None:
+    if value.calibration is None:
+        return None
+    return search_pb2.Calibration(
+        temperature=value.calibration.temperature,
+        ece_before=value.calibration.ece_before,
+        ece_after=value.calibration.ece_after,
+    )
 
 
 def model(value: Experiment, view: ModelView) -> search_pb2.Model:

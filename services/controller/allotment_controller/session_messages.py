@@ -126,13 +126,22 @@ def _failure(message: session_pb2.TrialFailure) -> Failure:
         raise _invalid("failure.cause", f"is {message.cause}, which is not a cause")
     said_why = message.problem.reason or message.problem.message
     problem = convert.from_problem(message.problem) if said_why else Problem(name, _WHY[name])
-    return Failure(_key(message.key), AttemptCause[name], problem, message.log_tail)
+    if message.checkpoint_sha256:
+        check_sha256(message.checkpoint_sha256, "failure.checkpoint_sha256")
+    return Failure(
+        _key(message.key),
+        AttemptCause[name],
+        problem,
+        message.log_tail,
+        message.checkpoint_sha256,
+        message.checkpoint_folds,
+    )
 
 
 _WHY = {
     "PREEMPTED": "its lease was taken back",
     "LOST": "its trainer went away",
-    "PAUSED": "the experiment was paused",
+    "PAUSED": "the experiment was paused, or the trial was put off",
     "CRASH": "its process died; the log tail has its last lines",
     "OUT_OF_MEMORY": "it asked for more memory than its lease has",
     "TIMEOUT": "it took longer than its time limit",
@@ -186,6 +195,8 @@ def _assignment(value: Assign, now: datetime) -> session_pb2.Assignment:
         seed=trial_seed(plan.spec.seed, trial.number),
         deadline=convert.timestamp(value.deadline),
         server_time=convert.timestamp(now),
+        rungs=value.rungs,
+        checkpoint_sha256=trial.checkpoint_sha256,
     )
 
 

@@ -3,7 +3,16 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allotment_search import Grammar, History, Proposal, TaskShape, next_proposals, portfolio
+from allotment_search import (
+    Grammar,
+    History,
+    Proposal,
+    TaskShape,
+    next_default,
+    next_random,
+    portfolio,
+    untried_defaults,
+)
 
 GRAMMAR = Grammar.load("tabular")
 SMALL = TaskShape(task="binary", row_count=800, numeric_count=6, category_count=4)
@@ -15,10 +24,11 @@ def play(
 ) -> list[Proposal]:
     history, proposals = History(), []
     for _ in range(count):
-        found = next_proposals(GRAMMAR, shape, families, history, 1, seed)
-        proposals += found
-        for proposal in found:
-            history.add(proposal.derivation)
+        found = next_default(GRAMMAR, shape, families, history)
+        found = found or next_random(GRAMMAR, shape, families, history, seed)
+        assert found is not None
+        proposals.append(found)
+        history.add(found.derivation)
     return proposals
 
 
@@ -56,14 +66,16 @@ def test_families_that_nobody_offers_are_left_out() -> None:
     assert {p.derivation[0].value for p in proposals} == {"constant", "linear"}
 
 
-def test_a_batch_is_as_good_as_one_by_one_and_has_no_twins() -> None:
-    batch = next_proposals(GRAMMAR, SMALL, GRAMMAR.families, History(), 30, 5)
-    assert len({p.derivation for p in batch}) == 30
-
-
 def test_nothing_affordable_is_nothing_but_the_constant() -> None:
     history = History()
-    found = next_proposals(GRAMMAR, SMALL, GRAMMAR.families, history, 3, 0, lambda d: False)
-    assert [p.origin for p in found] == ["CONSTANT"]
-    history.add(found[0].derivation)
-    assert not next_proposals(GRAMMAR, SMALL, GRAMMAR.families, history, 3, 0, lambda d: False)
+    found = next_default(GRAMMAR, SMALL, GRAMMAR.families, history, lambda d: False)
+    assert found is not None
+    assert found.origin == "CONSTANT"
+    history.add(found.derivation)
+    assert next_default(GRAMMAR, SMALL, GRAMMAR.families, history, lambda d: False) is None
+    assert next_random(GRAMMAR, SMALL, GRAMMAR.families, history, 0, lambda d: False) is None
+
+
+def test_what_is_left_of_the_portfolio() -> None:
+    order = portfolio(GRAMMAR, SMALL, GRAMMAR.families)
+    assert untried_defaults(GRAMMAR, SMALL, GRAMMAR.families, History(order[:5])) == order[5:]

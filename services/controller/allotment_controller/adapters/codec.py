@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan
-from allotment_controller.domain.model import Artefact, Model
+from allotment_controller.domain.model import Artefact, Calibration, Member, Model
 from allotment_controller.domain.task import (
     Metric,
     Notice,
@@ -17,9 +17,10 @@ from allotment_controller.domain.task import (
     TaskType,
     Wait,
 )
-from allotment_controller.domain.trial import AttemptCause, Trial, TrialResult
+from allotment_controller.domain.trial import AttemptCause, Basis, Trial, TrialResult
 from allotment_core.names import VersionName
 from allotment_search import Choice, Derivation, TaskShape
+from allotment_search.halving import Audit
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -114,6 +115,7 @@ def trial_to_json(trial: Trial) -> str:
             "origin": trial.origin,
             "create_time": to_us(trial.create_time),
             "cost_s": trial.cost_s,
+            "basis": None if trial.basis is None else asdict(trial.basis),
             "attempts": {cause.name: n for cause, n in trial.attempts.items()},
             "finished_folds": trial.finished_folds,
             "fold_count": trial.fold_count,
@@ -124,8 +126,24 @@ def trial_to_json(trial: Trial) -> str:
             "log_tail": trial.log_tail,
             "start_time": to_us(trial.start_time),
             "end_time": to_us(trial.end_time),
+            "fold_scores": trial.fold_scores,
+            "cleared_folds": trial.cleared_folds,
+            "paused_at": trial.paused_at,
+            "held_at": trial.held_at,
+            "improved": trial.improved,
+            "checkpoint_sha256": trial.checkpoint_sha256,
+            "checkpoint_folds": trial.checkpoint_folds,
+            "spent_s": trial.spent_s,
         }
     )
+
+
+def audit_to_json(audit: Audit) -> str:
+    return dump(asdict(audit))
+
+
+def audit_from_json(text: str | None) -> Audit:
+    return Audit() if text is None else Audit(**json.loads(text))
 
 
 def _result_to_json(result: TrialResult) -> dict[str, Any]:
@@ -142,6 +160,8 @@ def trial_fields_from_json(text: str) -> dict[str, Any]:
     return {
         **raw,
         "derivation": _derivation(raw["derivation"]),
+        "basis": _basis(raw.get("basis")),
+        "fold_scores": tuple(raw.get("fold_scores", ())),
         "create_time": instant(raw["create_time"]),
         "attempts": {AttemptCause[name]: n for name, n in raw["attempts"].items()},
         "result": result,
@@ -149,6 +169,10 @@ def trial_fields_from_json(text: str) -> dict[str, Any]:
         "start_time": from_us(raw["start_time"]),
         "end_time": from_us(raw["end_time"]),
     }
+
+
+def _basis(raw: dict[str, Any] | None) -> Basis | None:
+    return None if raw is None else Basis(**{**raw, "families": tuple(raw["families"])})
 
 
 def _derivation(raw: list[list[Any]]) -> Derivation:
@@ -165,17 +189,24 @@ def model_to_json(model: Model) -> str:
             "artefact": None if model.artefact is None else asdict(model.artefact),
             "problem": problem_to_json(model.problem),
             "ready_time": to_us(model.ready_time),
+            "members": [[m.trial, m.weight] for m in model.members],
+            "calibration": None if model.calibration is None else asdict(model.calibration),
+            "metrics": {n: repr(x) for n, x in model.metrics.items()},
         }
     )
 
 
 def model_fields_from_json(text: str) -> Mapping[str, Any]:
-    """The arguments of a Model that `model_to_json` wrote."""
+    """The arguments of a Model that `model_to_json` wrote; older ones have no members."""
     raw = json.loads(text)
+    calibration = raw.get("calibration")
     return {
         **raw,
         "create_time": instant(raw["create_time"]),
         "artefact": None if raw["artefact"] is None else Artefact(**raw["artefact"]),
         "problem": problem_from_json(raw["problem"]),
         "ready_time": from_us(raw["ready_time"]),
+        "members": tuple(Member(*member) for member in raw.get("members", ())),
+        "calibration": Calibration(**calibration) if calibration else None,
+        "metrics": {n: float(x) for n, x in raw.get("metrics", {}).items()},
     }

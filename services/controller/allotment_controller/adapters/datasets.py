@@ -10,8 +10,15 @@ from allotment_api.dataset.v1 import blob_pb2, blob_pb2_grpc, dataset_pb2, datas
 from allotment_controller import convert
 from allotment_controller.domain.ports import ColumnView, TableView, TargetView
 from allotment_controller.domain.task import TaskType
-from allotment_core.errors import DataLoss
-from allotment_core.names import BlobName, ExperimentName, ModelName, VersionName
+from allotment_core.errors import DataLoss, OutOfRange
+from allotment_core.names import (
+    BlobName,
+    ExperimentName,
+    ModelName,
+    TenantName,
+    TrialName,
+    VersionName,
+)
 from allotment_core.rpc.client import from_rpc_error
 
 _READ_TIMEOUT_S = 8.0
@@ -71,8 +78,40 @@ class GrpcDatasets:
         except grpc.aio.AioRpcError as e:
             raise from_rpc_error(e) from None
 
+    async def read(self, tenant: TenantName, sha256: str, limit_bytes: int) -> bytes:
+        request = blob_pb2.ReadBlobRequest(name=str(BlobName(tenant, sha256)))
+        call = self._blobs.ReadBlob(request, timeout=_READ_TIMEOUT_S)
+        content = bytearray()
+        try:
+            async for response in call:
+                content += response.data
+                if len(content) > limit_bytes:
+                    raise OutOfRange(
+                        f"blob {sha256} has more than the {limit_bytes} bytes that are read",
+                        reason="BLOB_TOO_LARGE",
+                    )
+        except grpc.aio.AioRpcError as e:
+            raise from_rpc_error(e) from None
+        finally:
+            call.cancel()
+        return bytes(content)
+
+    async def size_bytes(self, tenant: TenantName, sha256: str) -> int:
+        request = blob_pb2.GetBlobRequest(name=str(BlobName(tenant, sha256)))
+        try:
+            response = await self._blobs.GetBlob(request, timeout=_READ_TIMEOUT_S)
+        except grpc.aio.AioRpcError as e:
+            raise from_rpc_error(e) from None
+        return int(response.blob.size_bytes)
+
     async def release(self, owner: ExperimentName) -> None:
-        request = blob_pb2.ReleaseBlobsRequest(request_id=uuid.uuid4().hex, owner=str(owner))
+        await self._release(str(owner))
+
+    async def release_checkpoints(self, trial: TrialName) -> None:
+        await self._release(f"{trial}/checkpoints/folds")
+
+    async def _release(self, owner: str) -> None:
+        request = blob_pb2.ReleaseBlobsRequest(request_id=uuid.uuid4().hex, owner=owner)
         try:
             await self._blobs.ReleaseBlobs(request, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as e:

@@ -8,9 +8,8 @@ import grpc.aio
 from allotment_api.exporter.v1 import exporter_pb2, exporter_pb2_grpc
 from allotment_controller import convert
 from allotment_controller.domain.experiment import Experiment
-from allotment_controller.domain.model import Artefact, Model
+from allotment_controller.domain.model import Artefact
 from allotment_controller.domain.task import Problem
-from allotment_controller.domain.trial import Trial
 from allotment_controller.domain.views import ModelView
 from allotment_core.errors import Unavailable
 from allotment_core.rpc.client import from_rpc_error
@@ -26,13 +25,13 @@ class GrpcExports:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._exports = exporter_pb2_grpc.ExportServiceStub(channel)
 
-    async def create(self, experiment: Experiment, trial: Trial, model: Model) -> str:
+    async def create(self, experiment: Experiment, view: ModelView) -> str:
         # A name may be used again after its experiment was deleted: the time tells them apart.
-        made = f"{model.name}@{model.create_time.isoformat()}"
+        made = f"{view.model.name}@{view.model.create_time.isoformat()}"
         request = exporter_pb2.CreateExportRequest(
             request_id=uuid.uuid5(_NAMESPACE, made).hex,
             parent=str(experiment.name.tenant),
-            source=convert.model_source(experiment, ModelView(model, trial)),
+            source=convert.model_source(experiment, view),
         )
         try:
             response = await self._exports.CreateExport(request, timeout=_TIMEOUT_S)

@@ -17,6 +17,7 @@ experiments = sa.Table(
     sa.Column("best_score", sa.Float),
     sa.Column("finished_trial_count", sa.Integer, nullable=False),
     sa.Column("running_trial_count", sa.Integer, nullable=False),
+    sa.Column("early_stopping", sa.Text),
     sa.Column("problem", sa.Text),
     sa.Column("wait", sa.Text),
     sa.Column("end_time", sa.BigInteger),

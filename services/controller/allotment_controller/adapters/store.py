@@ -224,7 +224,9 @@ def _with_trials(
 ) -> list[ModelView]:
     views = []
     for row in found:
-        made_of = rows.children(connection, trials, key, trials.c.number == row.trial)
-        for trial_row in made_of:
-            views.append(ModelView(rows.to_model(name, row), rows.to_trial(name, trial_row)))
+        model = rows.to_model(name, row)
+        numbers = [member.trial for member in model.parts]
+        made_of = rows.children(connection, trials, key, trials.c.number.in_(numbers))
+        by_number = {r.number: rows.to_trial(name, r) for r in made_of}
+        views.append(ModelView(model, tuple(by_number[n] for n in numbers)))
     return views

@@ -60,13 +60,16 @@ def deadline_of(budget: Budget, now: datetime) -> datetime | None:
     return now + timedelta(seconds=budget.wall_time_s - budget.started_before_s)
 
 
-def reserve_s(remaining_at_start_s: float, export_timings_s: Iterable[float]) -> float:
+def reserve_s(
+    remaining_at_start_s: float, export_timings_s: Iterable[float], mix_s: float = 0.0
+) -> float:
     """Seconds before the deadline at which trials stop, so that the last export is done in time.
 
-    A tenth of the time, within 0.8 to 1.5 s; more where exports take longer, up to a quarter.
+    A tenth of the time, within 0.8 to 1.5 s; more where exports, and ensembles before them, take
+    longer, up to a quarter.
     """
     usual_s = min(1.5, max(0.8, 0.1 * remaining_at_start_s))
-    measured_s = 1.25 * max(export_timings_s, default=0.0) + 0.25
+    measured_s = 1.25 * (max(export_timings_s, default=0.0) + mix_s) + 0.25
     return min(max(usual_s, measured_s), max(usual_s, 0.25 * remaining_at_start_s))
 
 

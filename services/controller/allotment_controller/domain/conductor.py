@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from allotment_controller.domain.change_queue import Alter, ChangeQueue, Wanted
 from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.messages import (
@@ -21,12 +22,22 @@ from allotment_controller.domain.messages import (
     RunningTrial,
     Stop,
 )
+from allotment_controller.domain.mixing import Mixing
 from allotment_controller.domain.model_exports import ModelExports
-from allotment_controller.domain.scheduler import Effects, Policy, advance, begin_finish
+from allotment_controller.domain.prefetch import Prefetch
+from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.scheduler import (
+    Effects,
+    Policy,
+    advance,
+    begin_finish,
+    training_ends,
+)
 from allotment_controller.domain.seat import Seat, SeatKey
+from allotment_controller.domain.stopping import improved, judged, rungs_of
 from allotment_controller.domain.surroundings import Surroundings
 from allotment_controller.domain.task import Wait
-from allotment_controller.domain.trial import AttemptCause, Trial
+from allotment_controller.domain.trial import AttemptCause, Trial, TrialState
 from allotment_core.errors import (
     Aborted,
     AllotmentError,
@@ -51,10 +62,17 @@ class Conductor:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._wake_at: datetime | None = None
+        self._queue = ChangeQueue(self._commit)
+        self._prefetch: Prefetch | None = None
+        if around.sampling is not None:
+            self._prefetch = Prefetch(around.sampling, around.grammar, self._wake.set)
         self._exports = ModelExports(around, lambda: self._ledger, self._change)
+        self._mixing = Mixing(around, lambda: self._ledger, self._change)
+        ledger.begin_mixing()
         self._absent_since: dict[SeatKey, float] = {}
         self._short_since: float | None = None
         self._misses: dict[SeatKey, int] = {}
+        self._releases: set[asyncio.Task[None]] = set()
         self.name = ledger.experiment.name
 
     @property
@@ -78,10 +96,16 @@ class Conductor:
                 continue
             await self._sleep()
         self._around.keeper.forget(self.name)
+        if self._prefetch is not None:
+            self._prefetch.close()
+        await self._mixing.close()
         await self._exports.finish()
 
     async def close(self) -> None:
         """Stops what runs on its behalf; the experiment stays as it is."""
+        if self._prefetch is not None:
+            self._prefetch.close()
+        await self._mixing.close()
         await self._exports.close()
 
     def poke(self) -> None:
@@ -142,7 +166,17 @@ class Conductor:
                 if isinstance(report, Failure) and report.cause is AttemptCause.PREEMPTED:
                     # It stops by itself: it is on its way out.
                     seat.leaving = True
-                edit.put_trial(self._after(trial, report, seat, edit.now))
+                after = edit.put_trial(self._after(trial, report, seat, edit.now))
+                if isinstance(report, Progress):
+                    after = edit.put_trial(judged(edit, after, self._around.halving))
+                    if after.state is TrialState.PAUSED:
+                        effects.stopped.append((after, "NO_POTENTIAL"))
+                edit.put_trial(improved(edit, after))
+            if trial is not None and isinstance(report, Failure):
+                trial = edit.trial(trial.number) or trial
+                kept = trial.kept(report.checkpoint_sha256, report.checkpoint_folds)
+                if kept is not trial:
+                    edit.put_trial(kept)
 
         await self._change(alter, first=(seat, Acknowledge(key)))
 
@@ -176,10 +210,16 @@ class Conductor:
         for trial in running:
             if trial not in known:
                 seat.busy = seat.busy or trial
-                seat.send(Stop(trial.trial, trial.epoch, "CANCELLED"))
+                seat.send(Stop(trial.trial, trial.epoch, self._stopped_because(trial)))
         # What it had and does not name any more it may have finished: its reports come first.
         seat.unsure = bool(known - set(running))
         await self._change(lambda edit, effects: None)
+
+    def _stopped_because(self, running: RunningTrial) -> str:
+        """Why a trainer has to leave a trial that it names and that is not its own (any more)."""
+        mine = running.trial.experiment == self.name and running.trial.trial_id.isdecimal()
+        trial = self._ledger.trials.get(int(running.trial.trial_id)) if mine else None
+        return "NO_POTENTIAL" if trial is not None and trial.waits_at else "CANCELLED"
 
     async def heard(self, seat: Seat, heartbeat: Heartbeat) -> None:
         """A trainer says what it has in its hands."""
@@ -210,45 +250,69 @@ class Conductor:
 
     # One change
 
-    async def _change(
-        self,
-        alter: Callable[[Edit, Effects], None],
-        first: tuple[Seat, Order] | None = None,
-    ) -> None:
+    async def _change(self, alter: Alter, first: tuple[Seat, Order] | None = None) -> None:
+        await self._queue.put(alter, first)
+
+    async def _commit(self, together: list[Wanted]) -> None:
         async with self._lock:
+            edit, effects, prepared = self._edit_all(together)
+            change = edit.close()
             try:
-                edit, effects = self._edit(alter)
-                change = edit.close()
                 if change is not None:
                     await self._around.store.commit(change)
                     self._ledger.absorb(change)
             except Aborted:
                 # Somebody else wrote: the rows are the truth.
                 self._ledger = await self._around.store.load(self.name)
+                self._ledger.begin_mixing()
                 raise
-            if first is not None:
-                self._send(*first)
-            self._perform(effects)
+            # What a report led to comes before its acknowledgement: a result may wait for that.
+            self._tell_stopped(effects)
+            for wanted in together:
+                if wanted.first is not None and wanted.waits:
+                    self._send(*wanted.first)
+            self._perform(effects, prepared)
         if change is not None:
             self._around.changes.announce(self.name)
+
+    def _edit_all(self, together: list[Wanted]) -> tuple[Edit, Effects, Prepared | None]:
+        """One edit of all changes; one that can't be made is answered, and left out."""
+        at: Wanted | None = None
+
+        def alter(edit: Edit, effects: Effects) -> None:
+            nonlocal at
+            for at in together:
+                if at.waits:
+                    at.alter(edit, effects)
+            at = None
+
+        while True:
+            try:
+                return self._edit(alter)
+            except AllotmentError as e:
+                if at is None:
+                    raise
+                at.done.set_exception(e)
 
     async def _answer(
         self, alter: Callable[[Edit, Effects], None], to_response: Callable[[Experiment], R]
     ) -> R:
         async with self._lock:
-            edit, effects = self._edit(alter)
+            edit, effects, prepared = self._edit(alter)
             change = edit.close()
             after = self.experiment if change is None else change.experiment
             response, fresh = await self._around.store.answer(change, lambda: to_response(after))
             if fresh and change is not None:
                 self._ledger.absorb(change)
             if fresh:
-                self._perform(effects)
+                self._tell_stopped(effects)
+                self._perform(effects, prepared)
         self._around.changes.announce(self.name)
         self._wake.set()
         return response
 
-    def _edit(self, alter: Callable[[Edit, Effects], None]) -> tuple[Edit, Effects]:
+    def _edit(self, alter: Alter) -> tuple[Edit, Effects, Prepared | None]:
+        prepared = None if self._prefetch is None else self._prefetch.prepared(self._ledger)
         edit = Edit(self._ledger, self._around.clock.now())
         before = Effects()
         alter(edit, before)
@@ -259,12 +323,14 @@ class Conductor:
             slot_count=self._around.keeper.slot_count,
             export_limit=self._around.export_limit,
             trial_limit_s=self._around.trial_limit_s,
+            prepared=prepared,
+            halving=self._around.halving,
         )
         effects = advance(edit, self._around.seats.of(self.name), policy)
         effects.stopped = before.stopped + effects.stopped
         if not edit.experiment.ended:
             edit.experiment = replace(edit.experiment, wait=self._wait(edit, effects.wanted))
-        return edit, effects
+        return edit, effects, prepared
 
     def _take_back(self, edit: Edit) -> None:
         """Requeues trials whose lease has ended, or whose trainer stays away."""
@@ -317,27 +383,56 @@ class Conductor:
             return Wait("STARTING", "its trainer is starting")
         return Wait("NO_TRAINER", "the allocator has not granted a lease yet; it is asked again")
 
-    def _perform(self, effects: Effects) -> None:
-        """What follows from a committed change."""
-        seats = self._around.seats
+    def _tell_stopped(self, effects: Effects) -> None:
         for trial, reason in effects.stopped:
-            seat = seats.get(trial.lease, trial.lease_epoch)
+            seat = self._around.seats.get(trial.lease, trial.lease_epoch)
             if seat is not None:
                 self._send(seat, Stop(trial.name, trial.epoch, reason))
+
+    def _perform(self, effects: Effects, prepared: Prepared | None) -> None:
+        """What follows from a committed change."""
+        plan = self.experiment.plan
         for seat, trial, deadline in effects.assigned:
             seat.busy = RunningTrial(trial.name, trial.epoch)
-            self._send(seat, Assign(self.experiment.plan, trial, deadline))
+            rungs = rungs_of(plan, trial, self._around.halving)
+            self._send(seat, Assign(plan, trial, deadline, rungs))
+        for trial in effects.settled:
+            self._release(trial)
         for number in effects.new_models:
             self._exports.start(number)
         for model in effects.withdrawn:
             self._exports.withdraw(model)
+        self._mixing.poke()
         if self.experiment.ended or effects.wake_at != self._wake_at:
             self._wake.set()
         self._wake_at = effects.wake_at
         if not self.experiment.ended:
             self._around.keeper.want(self.name, effects.wanted)
-        if self._around.seats.of(self.name):
+        seats = self._around.seats.of(self.name)
+        if seats:
             self._around.keeper.poke()
+        if self._prefetch is not None and prepared is not None:
+            self._prefetch.committed(
+                self._ledger,
+                prepared,
+                frozenset().union(*(s.families for s in seats)),
+                self._around.keeper.slot_count,
+                self._around.clock.now(),
+                training_ends(Edit(self._ledger, self._around.clock.now())),
+            )
+
+    def _release(self, trial: Trial) -> None:
+        """Lets go of an ended trial's checkpoints; what that misses goes with the experiment."""
+
+        async def release() -> None:
+            try:
+                await self._around.datasets.release_checkpoints(trial.name)
+            except AllotmentError as e:
+                log.info("checkpoints kept", extra={"trial": str(trial.name), "reason": e.reason})
+
+        task = asyncio.get_running_loop().create_task(release())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
     def _send(self, seat: Seat, order: Order) -> None:
         try:

@@ -53,10 +53,12 @@ class Controller:
         for seat in self._around.seats:
             if seat.line is not None:
                 seat.line.close()
+        # A conductor whose task has ended is not among them any more.
+        conductors = list(self._conductors.values())
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for conductor in self._conductors.values():
+        for conductor in conductors:
             await conductor.close()
         await self._around.keeper.close()
 

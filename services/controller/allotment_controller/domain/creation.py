@@ -17,7 +17,7 @@ from allotment_search import Grammar, TaskShape
 MIN_ROW_COUNT = 5
 MAX_CLASS_COUNT = 1000
 MAX_PARALLEL_TRIALS = 1000
-_FEATURE_TYPES = frozenset({"numeric", "categorical", "date"})
+_FEATURE_TYPES = frozenset({"numeric", "categorical", "date", "text"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class Wish:
     group_column: str
     time_column: str
     families: tuple[str, ...]
+    without_early_stopping: bool = False
 
 
 def check_wish(wish: Wish, grammar: Grammar) -> None:
@@ -110,7 +111,7 @@ def make_plan(
             "NO_FEATURES",
             "dataset_version",
             f"no column is left to learn from: {len(table.columns)} columns without the target, "
-            "ignored, constant, free-text and id columns leave none",
+            "ignored, constant and id columns leave none",
         )
     seed = wish.seed
     shape = _shape(target, table, wish.target, features)
@@ -128,6 +129,7 @@ def make_plan(
         group_column=group,
         time_column=time,
         families=wish.families,
+        without_early_stopping=wish.without_early_stopping,
     )
     return Plan(
         spec=spec,
@@ -152,6 +154,7 @@ def _shape(
         numeric_count=sum(c.type == "numeric" for c in features),
         category_count=sum(c.type == "categorical" for c in features),
         date_count=sum(c.type == "date" for c in features),
+        text_count=sum(c.type == "text" for c in features),
         class_count=len(target.classes),
         target_minimum=minimum if target.task is TaskType.REGRESSION else None,
     )

@@ -1,18 +1,19 @@
 """What to do next: pure functions of history, seed and, under a time budget, the time left."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
-from allotment_controller.domain.budget import expected_s
-from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.experiment import ExperimentState, Plan
 from allotment_controller.domain.ledger import Edit
+from allotment_controller.domain.prepared import Prepared, affordable
 from allotment_controller.domain.task import Split, SplitMethod
 from allotment_controller.domain.trial import Trial, TrialState
-from allotment_search import Derivation, Grammar, TaskShape, next_proposals
+from allotment_search import Grammar, TaskShape, next_default, next_random
 
 CONSTANT = "constant"
 _AMPLE_SHARE = 0.5
-_OPTIMISM = 0.7
 HOPELESS_AFTER = 10
 """Trials that may fail in a row at the start before the experiment fails."""
 _LARGE_ROW_COUNT = 200_000
@@ -57,16 +58,7 @@ def _boosting_cost_s(grammar: Grammar, shape: TaskShape) -> float:
 
 
 def _with_fits(shape: TaskShape, fit_count: int) -> TaskShape:
-    return TaskShape(
-        task=shape.task,
-        row_count=shape.row_count,
-        numeric_count=shape.numeric_count,
-        category_count=shape.category_count,
-        date_count=shape.date_count,
-        class_count=shape.class_count,
-        fit_count=fit_count,
-        target_minimum=shape.target_minimum,
-    )
+    return replace(shape, fit_count=fit_count)
 
 
 def with_split(shape: TaskShape, split: Split) -> TaskShape:
@@ -83,60 +75,63 @@ def trial_seed(seed: int, number: int) -> int:
 
 
 def next_trial(
-    edit: Edit, grammar: Grammar, offered: Collection[str], training_ends: datetime | None
+    edit: Edit,
+    grammar: Grammar,
+    offered: Collection[str],
+    training_ends: datetime | None,
+    prepared: Prepared | None = None,
 ) -> Trial | None:
     """The trial that a trainer which offers these families gets; a new one is not yet in the edit.
 
-    Queued trials go first, by number. ``training_ends``: when trials are stopped; None: never.
+    Queued trials go first, by number, then the portfolio, then what the sampler has ``prepared``;
+    without one, or when slots don't wait for it, random draws. ``training_ends``: when trials are
+    stopped; None: never.
     """
-    experiment = edit.experiment
-    plan = experiment.plan
-    allowed = set(plan.spec.families or grammar.families) | {CONSTANT}
-    families = allowed & set(offered)
-    left_s = None if training_ends is None else (training_ends - edit.now).total_seconds()
+    plan = edit.experiment.plan
+    families = allowed_families(plan, grammar) & set(offered)
     for trial in edit.open_trials():
         if trial.state is TrialState.QUEUED and trial.family in families:
             return trial
     if plan.spec.budget.trial_count and edit.trial_count >= plan.spec.budget.trial_count:
         return None
-    proposals = next_proposals(
-        grammar,
-        plan.shape,
-        families,
-        edit.history(),
-        1,
-        plan.spec.seed,
-        _affordable(edit, grammar, left_s),
-    )
-    if not proposals:
+    known = edit.known()
+    left_s = seconds_left(plan, edit.now, training_ends)
+    may = partial(affordable, grammar, plan.shape, tuple(edit.ledger.timings), left_s)
+    proposal = next_default(grammar, plan.shape, families, known, may)
+    basis = None
+    if proposal is None and prepared is not None:
+        ready = prepared.take(known.__contains__, families, may)
+        if ready is not None:
+            proposal, basis = ready.proposal, ready.basis
+        elif prepared.patient:
+            return None
+    if proposal is None:
+        proposal = next_random(grammar, plan.shape, families, known, plan.spec.seed, may)
+    if proposal is None:
         return None
-    chosen = proposals[0]
     return Trial(
-        experiment=experiment.name,
+        experiment=edit.experiment.name,
         number=edit.trial_count + 1,
-        derivation=chosen.derivation,
-        origin=chosen.origin,
+        derivation=proposal.derivation,
+        origin=proposal.origin,
         create_time=edit.now,
-        cost_s=grammar.cost_s(chosen.derivation, plan.shape),
+        cost_s=grammar.cost_s(proposal.derivation, plan.shape),
+        basis=basis,
     )
 
 
-def _affordable(edit: Edit, grammar: Grammar, left_s: float | None) -> Callable[[Derivation], bool]:
-    """Whether a derivation can be trained in the time left, taken lightly while that is much.
+def allowed_families(plan: Plan, grammar: Grammar) -> set[str]:
+    """Those that were asked for, or all; the constant predictor in any case."""
+    return set(plan.spec.families or grammar.families) | {CONSTANT}
 
-    Estimates are rough, and a trial that is stopped at the end costs nothing but its own time.
-    """
-    plan = edit.experiment.plan
-    total_s = 0.0 if plan.deadline is None else (plan.deadline - plan.create_time).total_seconds()
 
-    def affordable(derivation: Derivation) -> bool:
-        if left_s is None or left_s > _AMPLE_SHARE * total_s:
-            return True
-        cost_s = grammar.cost_s(derivation, plan.shape)
-        taken_s = expected_s(cost_s, str(derivation[0].value), tuple(edit.ledger.timings))
-        return _OPTIMISM * taken_s <= left_s
-
-    return affordable
+def seconds_left(plan: Plan, now: datetime, training_ends: datetime | None) -> float | None:
+    """Seconds of training that are left; None while that is much of the whole."""
+    if training_ends is None or plan.deadline is None:
+        return None
+    left_s = (training_ends - now).total_seconds()
+    total_s = (plan.deadline - plan.create_time).total_seconds()
+    return None if left_s > _AMPLE_SHARE * total_s else left_s
 
 
 def is_hopeless(edit: Edit) -> bool:
@@ -149,7 +144,7 @@ def is_hopeless(edit: Edit) -> bool:
 def wanted_slots(edit: Edit, slot_count: int, *, exhausted: bool) -> int:
     """How many trainers the experiment could use now. ``exhausted``: no new trial can be begun."""
     spec = edit.experiment.plan.spec
-    open_count = len(edit.open_trials())
+    open_count = len(edit.active_trials())
     if edit.experiment.state is ExperimentState.FINISHING:
         return min(1, open_count)
     if edit.experiment.state is not ExperimentState.RUNNING:

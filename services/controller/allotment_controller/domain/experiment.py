@@ -1,13 +1,14 @@
 """Experiments: what was asked for, what it means, and where the search stands."""
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from allotment_controller.domain.task import Metric, Notice, Problem, Split, TaskType, Wait
 from allotment_core.names import ExperimentName, VersionName
 from allotment_core.states import Moves
 from allotment_search import TaskShape
+from allotment_search.halving import Audit
 
 
 class ExperimentState(enum.Enum):
@@ -64,6 +65,7 @@ class ExperimentSpec:
     time_column: str = ""
     families: tuple[str, ...] = ()
     """Empty: all that trainers offer."""
+    without_early_stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ class Experiment:
     best_score: float | None = None
     finished_trial_count: int = 0
     running_trial_count: int = 0
+    early_stopping: Audit = field(default_factory=Audit)
     problem: Problem | None = None
     wait: Wait | None = None
     end_time: datetime | None = None

@@ -5,15 +5,17 @@ is built as an `Edit`, committed by the store in one transaction that compares t
 then absorbed.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from allotment_controller.domain.experiment import Experiment
-from allotment_controller.domain.model import Model, ModelState
+from allotment_controller.domain.experiment import Experiment, ExperimentState
+from allotment_controller.domain.model import MixState, Model, ModelState, mix_is_due
+from allotment_controller.domain.task import Metric
 from allotment_controller.domain.trial import Trial, TrialState
-from allotment_search import History
+from allotment_search import Derivation, History
+from allotment_search.halving import Audit, Halving, Rung
 
 _TIMINGS_KEPT = 40
 
@@ -41,10 +43,26 @@ class Ledger:
         self.contenders: dict[int, float] = {}
         """Succeeded trials that no model was made of, by their loss."""
         self.history = History()
+        self._bar: float | None = None
+        """The loss of the best model that is ready: no worse trial becomes one."""
         self.timings: deque[Timing] = deque(maxlen=_TIMINGS_KEPT)
         self.export_timings_s: deque[float] = deque(maxlen=5)
         self.success_count = 0
-        for trial in sorted(trials, key=lambda t: t.number):
+        self.succeeded: list[int] = []
+        """Numbers of the trials that succeeded, in the order in which they ended."""
+        self.mix = MixState()
+        self.best_loss: float | None = None
+        """Of all that succeeded."""
+        self.rungs = {n: Rung() for n in Halving().rungs(experiment.plan.split.fit_count)}
+        """Standings by the number of finished folds."""
+        self.audit = Audit()
+        self._finished: Counter[str] = Counter()
+        stored = sorted(trials, key=lambda t: t.number)
+        for trial in stored:
+            self.history.add(trial.derivation)
+        # In the order in which they ended: what samplers see depends on it.
+        for trial in sorted(stored, key=lambda t: t.revision):
+            self._stand(None, trial)
             self._absorb_trial(trial)
         for model in sorted(models, key=lambda m: m.number):
             self._absorb_model(model)
@@ -53,32 +71,56 @@ class Ledger:
         """Takes over a committed change."""
         self.experiment = change.experiment
         for trial in change.trials:
+            self._stand(self.trials.get(trial.number), trial)
             self._absorb_trial(trial)
         for model in change.models:
             self._absorb_model(model)
 
+    def begin_mixing(self) -> None:
+        """From now on ensembles are computed; what was before is looked at once."""
+        count = self.success_count
+        self.mix = MixState(active=True, considered=max(0, count - 1), fresh=count > 0)
+
+    def finished_in(self, family: str) -> int:
+        """Trials of a family that succeeded."""
+        return self._finished[family]
+
+    def _stand(self, known: Trial | None, trial: Trial) -> None:
+        """Where a trial stands at the rungs, and what audits say."""
+        for folds, rung in self.rungs.items():
+            _place(rung, folds, known, trial, self.experiment.plan.spec.metric)
+        self.audit = _counted(self.audit, known, trial)
+
     def _absorb_trial(self, trial: Trial) -> None:
-        known = self.trials.get(trial.number)
         self.trials[trial.number] = trial
-        if known is None:
+        if trial.number > len(self.history):
             self.history.add(trial.derivation)
         if trial.is_open:
             self.open.add(trial.number)
             return
         self.open.discard(trial.number)
-        if trial.state is not TrialState.SUCCEEDED or trial.result is None:
-            return
-        if known is None or known.is_open:
+        loss = self._loss(trial)
+        if self.history.end(trial.number, loss) and loss is not None:
             self.success_count += 1
-            metric = self.experiment.plan.spec.metric
-            self.contenders[trial.number] = metric.loss(trial.result.score)
-            if trial.start_time is not None and trial.end_time is not None:
-                taken_s = (trial.end_time - trial.start_time).total_seconds()
-                self.timings.append(Timing(trial.family, trial.cost_s, taken_s))
+            self.succeeded.append(trial.number)
+            self._finished[trial.family] += 1
+            self.best_loss = loss if self.best_loss is None else min(loss, self.best_loss)
+            if self._bar is None or loss < self._bar:
+                self.contenders[trial.number] = loss
+            if trial.taken_s is not None:
+                self.timings.append(Timing(trial.family, trial.cost_s, trial.taken_s))
+
+    def _loss(self, trial: Trial) -> float | None:
+        if trial.state is not TrialState.SUCCEEDED or trial.result is None:
+            return None
+        return self.experiment.plan.spec.metric.loss(trial.result.score)
 
     def _absorb_model(self, model: Model) -> None:
         self.models[model.number] = model
-        self.contenders.pop(model.trial, None)
+        if model.is_trial:
+            self.contenders.pop(model.trial, None)
+        if self.mix.recipe is not None and model.is_made_of(self.mix.recipe):
+            self.mix.recipe = None
         if model.state is ModelState.EXPORTING:
             self.exporting.add(model.number)
             return
@@ -86,7 +128,39 @@ class Ledger:
         if model.ready_time is not None:
             self.export_timings_s.append((model.ready_time - model.create_time).total_seconds())
             loss = self.experiment.plan.spec.metric.loss(model.score)
-            self.contenders = {n: x for n, x in self.contenders.items() if x < loss}
+            if self._bar is None or loss < self._bar:
+                self._bar = loss
+                self.contenders = {n: x for n, x in self.contenders.items() if x < loss}
+
+
+def _place(rung: Rung, folds: int, known: Trial | None, trial: Trial, metric: Metric) -> None:
+    """Takes a trial's new place at a rung over. The constant predictor has none."""
+    loss = trial.loss_after(folds, metric)
+    if loss is None or trial.family == "constant":
+        return
+    entry = (loss, trial.number)
+    rung.reach(entry)
+    if trial.waits_at == folds:
+        rung.pause(entry)
+    elif known is not None and known.waits_at == folds:
+        rung.resume(entry)
+
+
+def _counted(audit: Audit, known: Trial | None, trial: Trial) -> Audit:
+    """The audit with a trial's change."""
+
+    def counts(t: Trial | None) -> tuple[int, int, int]:
+        if t is None:
+            return 0, 0, 0
+        done = t.state is TrialState.SUCCEEDED
+        return t.paused_at > 0, done and t.held_at > 0, done and t.improved
+
+    (p0, h0, i0), (p1, h1, i1) = counts(known), counts(trial)
+    return Audit(
+        paused_count=audit.paused_count + p1 - p0,
+        held_count=audit.held_count + h1 - h0,
+        improved_count=audit.improved_count + i1 - i0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +172,20 @@ class Change:
     models: tuple[Model, ...]
     base_revision: int
     """The revision that the change was made of; another one in the store voids it."""
+
+
+class Known:
+    """The derivations of a history and a few more."""
+
+    def __init__(self, history: History, fresh: frozenset[Derivation]) -> None:
+        self._history = history
+        self._fresh = fresh
+
+    def __len__(self) -> int:
+        return len(self._history) + len(self._fresh)
+
+    def __contains__(self, derivation: object) -> bool:
+        return derivation in self._fresh or derivation in self._history
 
 
 class Edit:
@@ -130,6 +218,50 @@ class Edit:
         trials = (self._trials.get(n) or self.ledger.trials[n] for n in sorted(numbers))
         return [t for t in trials if t.is_open]
 
+    def active_trials(self) -> list[Trial]:
+        """Open trials that are not put off."""
+        return [t for t in self.open_trials() if t.state is not TrialState.PAUSED]
+
+    def rung(self, folds: int) -> Rung | None:
+        """The standings after that many folds, this edit's changes included."""
+        rung = self.ledger.rungs.get(folds)
+        if rung is None:
+            return None
+        metric = self.experiment.plan.spec.metric
+        changed = [
+            (known, trial)
+            for trial in self._trials.values()
+            if (known := self.ledger.trials.get(trial.number)) is None
+            or known.loss_after(folds, metric) != trial.loss_after(folds, metric)
+            or known.waits_at != trial.waits_at
+        ]
+        if changed:
+            rung = rung.copy()
+            for known, trial in changed:
+                _place(rung, folds, known, trial, metric)
+        return rung
+
+    def rungs_from_top(self) -> list[int]:
+        return sorted(self.ledger.rungs, reverse=True)
+
+    def ended_trials(self) -> list[Trial]:
+        """Trials that end with this edit."""
+        return [t for t in self._trials.values() if not t.is_open and t.number in self.ledger.open]
+
+    @property
+    def mix_is_due(self) -> bool:
+        """An ensemble is about to be computed."""
+        finishing = self.experiment.state is ExperimentState.FINISHING
+        return mix_is_due(self.ledger.mix, self.success_count, finishing=finishing)
+
+    def last_ensemble(self) -> Model | None:
+        """The newest model that is more than a trial."""
+        for number in range(self.model_count, 0, -1):
+            model = self.model(number)
+            if model is not None and not model.is_trial:
+                return model
+        return None
+
     def exporting_models(self) -> list[Model]:
         numbers = self.ledger.exporting | self._models.keys()
         models = (self._models.get(n) or self.ledger.models[n] for n in sorted(numbers))
@@ -137,7 +269,7 @@ class Edit:
 
     def contenders(self) -> Iterator[tuple[int, float]]:
         """Succeeded trials that no model was made of, with their losses."""
-        taken = {model.trial for model in self._models.values()}
+        taken = {model.trial for model in self._models.values() if model.is_trial}
         metric = self.experiment.plan.spec.metric
         for number, loss in self.ledger.contenders.items():
             if number not in taken:
@@ -163,19 +295,20 @@ class Edit:
         )
         return self.ledger.success_count + sum(fresh)
 
-    def history(self) -> History:
+    def known(self) -> "Known":
         """What was proposed so far, this edit's new trials included."""
-        fresh = sorted(self._trials.keys() - self.ledger.trials.keys())
-        if not fresh:
-            return self.ledger.history
-        numbers = [*sorted(self.ledger.trials), *fresh]
-        return History((self._trials.get(n) or self.ledger.trials[n]).derivation for n in numbers)
+        fresh = self._trials.keys() - self.ledger.trials.keys()
+        return Known(self.ledger.history, frozenset(self._trials[n].derivation for n in fresh))
 
     def close(self) -> Change | None:
         """The change, with its revisions and counts; None when nothing changed."""
         open_trials = self.open_trials()
+        audit = self.ledger.audit
+        for trial in self._trials.values():
+            audit = _counted(audit, self.ledger.trials.get(trial.number), trial)
         counted = replace(
             self.experiment,
+            early_stopping=audit,
             finished_trial_count=self.trial_count - len(open_trials),
             running_trial_count=sum(t.is_out for t in open_trials),
         )

@@ -72,6 +72,9 @@ class Failure:
     cause: AttemptCause
     problem: Problem | None
     log_tail: str
+    checkpoint_sha256: str = ""
+    """Fitted folds to go on from; empty: none."""
+    checkpoint_folds: int = 0
 
 
 Report = Started | Progress | Result | Failure
@@ -79,11 +82,13 @@ Report = Started | Progress | Result | Failure
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Train this. ``deadline``: fitting is ended at this instant."""
+    """Train this. ``deadline``: fitting is ended at this instant. ``rungs``: after that many folds
+    the trial may be put off."""
 
     plan: Plan
     trial: Trial
     deadline: datetime
+    rungs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class Acknowledge:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Leave off. ``reason``: CANCELLED, PAUSED, DEADLINE."""
+    """Leave off. ``reason``: CANCELLED, PAUSED, DEADLINE, NO_POTENTIAL."""
 
     trial: TrialName
     epoch: int

@@ -12,6 +12,7 @@ from allotment_controller.domain.model import Artefact, Model, ModelState
 from allotment_controller.domain.scheduler import Effects
 from allotment_controller.domain.surroundings import Surroundings
 from allotment_controller.domain.task import Problem
+from allotment_controller.domain.views import ModelView
 from allotment_core.errors import (
     Aborted,
     AllotmentError,
@@ -120,13 +121,14 @@ class ModelExports:
     async def _try(self, number: int) -> Artefact | Problem:
         ledger = self._ledger()
         model = ledger.models[number]
-        trial = ledger.trials[model.trial]
+        view = ModelView(model, tuple(ledger.trials[m.trial] for m in model.parts))
         export = model.export
         if not export:
-            if trial.result is not None:
-                blobs = [trial.result.graph_sha256, trial.result.reference_sha256]
+            results = [trial.result for trial in view.trials if trial.result is not None]
+            blobs = [sha for r in results for sha in (r.graph_sha256, r.reference_sha256)]
+            if blobs:
                 await self._around.datasets.hold(model.name, blobs)
-            export = await self._around.exports.create(ledger.experiment, trial, model)
+            export = await self._around.exports.create(ledger.experiment, view)
 
             def alter(edit: Edit, effects: Effects) -> None:
                 current = edit.model(number)

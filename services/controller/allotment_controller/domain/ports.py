@@ -7,15 +7,19 @@ from typing import Protocol, TypeVar
 from allotment_controller.domain.experiment import Experiment
 from allotment_controller.domain.ledger import Change, Ledger
 from allotment_controller.domain.messages import LeaseView, OfferedFamily
-from allotment_controller.domain.model import Artefact, Model
+from allotment_controller.domain.model import Artefact
+from allotment_controller.domain.prepared import Question
 from allotment_controller.domain.task import Notice, Problem, TaskType
-from allotment_controller.domain.trial import Trial
+from allotment_controller.domain.views import ModelView
 from allotment_core.names import (
     ExperimentName,
     LeaseName,
     ModelName,
+    TenantName,
+    TrialName,
     VersionName,
 )
+from allotment_search import Proposal
 
 R = TypeVar("R")
 
@@ -71,6 +75,18 @@ class Datasets(Protocol):
         """Ends all holds of an experiment's trials and models."""
         ...
 
+    async def read(self, tenant: TenantName, sha256: str, limit_bytes: int) -> bytes:
+        """A blob. Raises: NotFound, DataLoss, OutOfRange when it is larger."""
+        ...
+
+    async def size_bytes(self, tenant: TenantName, sha256: str) -> int:
+        """Of a blob. Raises: NotFound."""
+        ...
+
+    async def release_checkpoints(self, trial: TrialName) -> None:
+        """Ends a trial's hold of its fitted folds."""
+        ...
+
 
 class Leases(Protocol):
     """The allocator."""
@@ -95,7 +111,7 @@ class Leases(Protocol):
 class Exports(Protocol):
     """The exporter."""
 
-    async def create(self, experiment: Experiment, trial: Trial, model: Model) -> str:
+    async def create(self, experiment: Experiment, view: ModelView) -> str:
         """The name of the model's export. Repeating it gives the same one."""
         ...
 
@@ -135,6 +151,18 @@ class Store(Protocol):
         ...
 
     async def offered(self) -> list[OfferedFamily]: ...
+
+
+class Sampling(Protocol):
+    """Where proposals are computed, beside everything else."""
+
+    def warm_up(self) -> None:
+        """Proposals will be asked for soon."""
+        ...
+
+    async def proposals(self, experiment: str, question: Question) -> list[Proposal]:
+        """A pure function of the question; empty when nothing new is left."""
+        ...
 
 
 class Changes(Protocol):

@@ -19,11 +19,15 @@ from allotment_controller.domain.decisions import (
 from allotment_controller.domain.experiment import ExperimentState
 from allotment_controller.domain.incumbent import next_model
 from allotment_controller.domain.ledger import Edit
+from allotment_controller.domain.messages import RunningTrial
 from allotment_controller.domain.model import Model
+from allotment_controller.domain.prepared import Prepared
 from allotment_controller.domain.seat import Seat
+from allotment_controller.domain.stopping import next_paused, next_promoted
 from allotment_controller.domain.task import Problem
 from allotment_controller.domain.trial import Trial, TrialState
 from allotment_search import Grammar
+from allotment_search.halving import Halving
 
 CANCEL_GRACE_S = 10.0
 LAST_EXPORT_LIMIT_S = 600.0
@@ -40,6 +44,9 @@ class Policy:
     """Models of one experiment that are exported at once."""
     trial_limit_s: float = 3600.0
     """Seconds that a trial may take where no deadline is nearer."""
+    prepared: Prepared | None = None
+    """The sampler's proposals; None: there is no sampler, trials are drawn at random."""
+    halving: Halving = field(default_factory=Halving)
 
 
 @dataclass(slots=True)
@@ -47,6 +54,8 @@ class Effects:
     """What to do once the edit is committed."""
 
     assigned: list[tuple[Seat, Trial, datetime]] = field(default_factory=list)
+    settled: list[Trial] = field(default_factory=list)
+    """Trials that ended and had a checkpoint."""
     stopped: list[tuple[Trial, str]] = field(default_factory=list)
     """Trials as a trainer has them, and why it has to leave them."""
     new_models: list[int] = field(default_factory=list)
@@ -62,7 +71,9 @@ def training_ends(edit: Edit) -> datetime | None:
     if plan.deadline is None:
         return None
     total_s = (plan.deadline - plan.create_time).total_seconds()
-    return plan.deadline - timedelta(seconds=reserve_s(total_s, edit.ledger.export_timings_s))
+    return plan.deadline - timedelta(
+        seconds=reserve_s(total_s, edit.ledger.export_timings_s, edit.ledger.mix.took_s)
+    )
 
 
 def advance(edit: Edit, seats: Sequence[Seat], policy: Policy) -> Effects:
@@ -77,7 +88,8 @@ def advance(edit: Edit, seats: Sequence[Seat], policy: Policy) -> Effects:
     elif state is ExperimentState.RUNNING and is_hopeless(edit):
         _fail(edit, effects)
     exhausted = _assign(edit, effects, seats, policy, ends)
-    if edit.experiment.state is ExperimentState.RUNNING and not edit.open_trials():
+    promoted = next_promoted(edit, policy.halving, ())
+    if edit.experiment.state is ExperimentState.RUNNING and not (edit.active_trials() or promoted):
         limit = edit.experiment.plan.spec.budget.trial_count
         if exhausted or (limit and edit.trial_count >= limit):
             begin_finish(edit, effects, ExperimentState.SUCCEEDED, "DEADLINE")
@@ -85,9 +97,11 @@ def advance(edit: Edit, seats: Sequence[Seat], policy: Policy) -> Effects:
     if edit.experiment.state is ExperimentState.FINISHING:
         _end(edit, effects)
     effects.wanted = wanted_slots(edit, policy.slot_count, exhausted=exhausted)
-    if _must_start(edit):
+    promotes = promoted is not None and edit.experiment.state is ExperimentState.RUNNING
+    if _must_start(edit) or (promotes and not effects.wanted):
         effects.wanted = 1
     effects.wake_at = _wake_at(edit, ends)
+    effects.settled = [t for t in edit.ended_trials() if t.checkpoint_sha256]
     return effects
 
 
@@ -134,9 +148,11 @@ def _assign(
     for seat in seats:
         if not seat.is_free:
             continue
-        trial = _next_for(edit, seat, policy, ends)
+        missing = _missing(policy)
+        trial = _next_for(edit, seat, seats, policy, ends)
         if trial is None:
-            exhausted = exhausted or edit.experiment.state is ExperimentState.RUNNING
+            running = edit.experiment.state is ExperimentState.RUNNING
+            exhausted = exhausted or (running and _missing(policy) == missing)
             continue
         out = edit.put_trial(trial.assigned(str(seat.lease), seat.lease_epoch))
         seat_deadline = edit.now + timedelta(seconds=policy.trial_limit_s)
@@ -146,15 +162,53 @@ def _assign(
     return exhausted
 
 
-def _next_for(edit: Edit, seat: Seat, policy: Policy, ends: datetime | None) -> Trial | None:
+def _next_for(
+    edit: Edit, seat: Seat, seats: Sequence[Seat], policy: Policy, ends: datetime | None
+) -> Trial | None:
     if edit.experiment.state is ExperimentState.RUNNING:
-        return next_trial(edit, policy.grammar, seat.families, ends)
+        return _next_running(edit, seat, seats, policy, ends)
     if edit.experiment.state is not ExperimentState.FINISHING or not needs_first_model(edit):
         return None
     if edit.trial_count == 0:
         return next_trial(edit, policy.grammar, {CONSTANT} & seat.families, None)
     waiting = [t for t in edit.open_trials() if t.state is TrialState.QUEUED]
     return waiting[0] if waiting else None
+
+
+def _next_running(
+    edit: Edit, seat: Seat, seats: Sequence[Seat], policy: Policy, ends: datetime | None
+) -> Trial | None:
+    """What waits in the queue, what was put off and is among the best now, a new trial, and where
+    there is no new one what was put off."""
+    passed_over = _passed_over(edit, seat, seats)
+    queued = any(
+        t.state is TrialState.QUEUED and t.family in seat.families for t in edit.open_trials()
+    )
+    if not queued and (trial := next_promoted(edit, policy.halving, passed_over)) is not None:
+        return trial.taken_up()
+    missing = _missing(policy)
+    trial = next_trial(edit, policy.grammar, seat.families, ends, policy.prepared)
+    limit = edit.experiment.plan.spec.budget.trial_count
+    if trial is not None or (limit and edit.trial_count >= limit) or _missing(policy) > missing:
+        return trial
+    paused = next_paused(edit, passed_over)
+    return None if paused is None else paused.taken_up()
+
+
+def _missing(policy: Policy) -> int:
+    """How many slots have found that the sampler's next proposal is still to come."""
+    return 0 if policy.prepared is None else policy.prepared.missing
+
+
+def _passed_over(edit: Edit, seat: Seat, seats: Sequence[Seat]) -> set[int]:
+    """Trials that a trainer is still leaving, and those that this one can't train."""
+    left_by = {s.busy for s in seats}
+    return {
+        t.number
+        for t in edit.open_trials()
+        if t.state is TrialState.PAUSED
+        and (t.family not in seat.families or RunningTrial(t.name, t.epoch) in left_by)
+    }
 
 
 def _training_deadline(edit: Edit, trial: Trial, ends: datetime) -> datetime:
@@ -164,17 +218,20 @@ def _training_deadline(edit: Edit, trial: Trial, ends: datetime) -> datetime:
 
 
 def _export(edit: Edit, effects: Effects, policy: Policy) -> None:
-    """Makes a model of the best trial that improves, while there is room among the exports."""
+    """Makes a model of what improves most, while there is room among the exports."""
     while len(edit.exporting_models()) < policy.export_limit:
-        trial = next_model(edit)
-        if trial is None or trial.result is None:
+        recipe = next_model(edit)
+        if recipe is None:
             return
         model = Model(
             experiment=edit.experiment.name,
             number=edit.model_count + 1,
-            trial=trial.number,
-            score=trial.result.score,
+            trial=recipe.members[0].trial,
+            score=recipe.score,
             create_time=edit.now,
+            members=() if recipe.is_trial else recipe.members,
+            calibration=recipe.calibration,
+            metrics=recipe.metrics,
         )
         edit.put_model(model)
         effects.new_models.append(model.number)
@@ -183,7 +240,7 @@ def _export(edit: Edit, effects: Effects, policy: Policy) -> None:
 def _end(edit: Edit, effects: Effects) -> None:
     """Ends a finishing experiment when nothing is left to wait for, or its time is over."""
     experiment = edit.experiment
-    pending = edit.open_trials() or edit.exporting_models()
+    pending = edit.open_trials() or edit.exporting_models() or edit.mix_is_due
     if (pending or _must_start(edit)) and edit.now < _hard_end(edit):
         return
     for trial in edit.open_trials():

@@ -1,12 +1,14 @@
 """What all conductors share."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from allotment_controller.domain.keeper import LeaseKeeper
-from allotment_controller.domain.ports import Changes, Datasets, Exports, Store
+from allotment_controller.domain.ports import Changes, Datasets, Exports, Sampling, Store
 from allotment_controller.domain.seat import Seats
 from allotment_core.clock import Clock
 from allotment_search import Grammar
+from allotment_search.halving import Halving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +26,8 @@ class Surroundings:
     away_grace_s: float
     export_limit: int
     trial_limit_s: float
+    halving: Halving = field(default_factory=Halving)
+    mixers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Ensembles that are computed at once."""
+    sampling: Sampling | None = None
+    """None: beyond the portfolio trials are drawn at random."""

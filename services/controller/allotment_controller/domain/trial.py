@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from allotment_controller.domain.task import Problem
+from allotment_controller.domain.task import Metric, Problem
 from allotment_core.names import ExperimentName, TrialName
 from allotment_core.states import Moves
 from allotment_search import Derivation
 
 STRIKE_LIMIT = 3
 LOG_TAIL_LIMIT = 4096
+FOLD_LIMIT = 100
+"""Scores of more folds are not kept."""
 
 
 class TrialState(enum.Enum):
@@ -90,6 +92,21 @@ class TrialResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a sampler's proposal was computed from, besides the plan and the seed."""
+
+    revision: int
+    """Trials that ended later, or were assigned later, were not seen."""
+    trial_count: int
+    """How many trials there were."""
+    place: int
+    """Its place among the proposals that were computed at once, from 0."""
+    families: tuple[str, ...]
+    left_s: float | None = None
+    """Seconds that were left to train; None: plenty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     experiment: ExperimentName
     number: int
@@ -98,6 +115,8 @@ class Trial:
     create_time: datetime
     cost_s: float = 0.0
     """What the grammar expects it to take."""
+    basis: Basis | None = None
+    """None for what follows from the trials before it alone."""
     state: TrialState = TrialState.QUEUED
     epoch: int = 1
     lease: str = ""
@@ -114,6 +133,21 @@ class Trial:
     log_tail: str = ""
     start_time: datetime | None = None
     end_time: datetime | None = None
+    fold_scores: tuple[float | None, ...] = ()
+    """After one fold, after two, ...: as first reported, over all attempts."""
+    cleared_folds: int = 0
+    """It was judged after that many folds, and goes on."""
+    paused_at: int = 0
+    """After how many folds it was put off; stays when it is cancelled meanwhile."""
+    held_at: int = 0
+    """It would have been put off after that many folds, and was spared by lot."""
+    improved: bool = False
+    """It was spared, and was better than every trial before it."""
+    checkpoint_sha256: str = ""
+    """A blob of fitted folds to go on from; empty: from the start."""
+    checkpoint_folds: int = 0
+    spent_s: float = 0.0
+    """Wall seconds of earlier attempts."""
     revision: int = 0
 
     @property
@@ -145,6 +179,23 @@ class Trial:
             and sequence > self.last_sequence
         )
 
+    def loss_after(self, folds: int, metric: Metric) -> float | None:
+        """None: it has not come so far, or had no score there."""
+        score = self.fold_scores[folds - 1] if folds <= len(self.fold_scores) else None
+        return None if score is None else metric.loss(score)
+
+    @property
+    def waits_at(self) -> int:
+        """After how many folds it is put off now; 0: it is not."""
+        return self.paused_at if self.state is TrialState.PAUSED else 0
+
+    @property
+    def taken_s(self) -> float | None:
+        """Wall seconds of all its attempts; None before its end."""
+        if self.start_time is None or self.end_time is None:
+            return None
+        return self.spent_s + (self.end_time - self.start_time).total_seconds()
+
     def _to(self, state: TrialState) -> "Trial":
         TRIAL_MOVES.check(self.state, state, what=str(self.name))
         return replace(self, state=state)
@@ -168,12 +219,60 @@ class Trial:
     def progressed(
         self, sequence: int, finished: int, folds: int, score: float | None, now: datetime
     ) -> "Trial":
+        known = score if score is not None and math.isfinite(score) else None
+        scores = self.fold_scores
+        if len(scores) < finished <= FOLD_LIMIT:
+            scores = (*scores, *(None,) * (finished - 1 - len(scores)), known)
         return replace(
             self._running(sequence, now),
             finished_folds=finished,
             fold_count=folds,
-            interim_score=score if score is not None and math.isfinite(score) else None,
+            interim_score=known,
+            fold_scores=scores,
         )
+
+    def cleared(self, folds: int) -> "Trial":
+        """Judged after that many folds: it goes on."""
+        return replace(self, cleared_folds=max(self.cleared_folds, folds))
+
+    def spared(self, folds: int) -> "Trial":
+        """It would have been put off, and goes on all the same."""
+        return replace(self.cleared(folds), held_at=self.held_at or folds)
+
+    def marked_improved(self) -> "Trial":
+        return replace(self, improved=True)
+
+    def put_off(self, now: datetime) -> "Trial":
+        """Others did better: its trainer leaves it, and hands in a checkpoint if there is one."""
+        return replace(
+            self._to(TrialState.PAUSED),
+            paused_at=self.finished_folds,
+            spent_s=self._spent_s(now),
+            start_time=None,
+        )
+
+    def taken_up(self) -> "Trial":
+        """Back to the queue, next epoch; it is not judged again where it was put off."""
+        return replace(
+            self._to(TrialState.QUEUED),
+            cleared_folds=max(self.cleared_folds, self.paused_at),
+            paused_at=0,
+            epoch=self.epoch + 1,
+            lease="",
+            lease_epoch=0,
+            last_sequence=0,
+        )
+
+    def kept(self, checkpoint_sha256: str, folds: int) -> "Trial":
+        """With a checkpoint to go on from. One of any attempt is as good: the more folds the
+        better."""
+        if not (self.is_open and checkpoint_sha256 and folds > self.checkpoint_folds):
+            return self
+        return replace(self, checkpoint_sha256=checkpoint_sha256, checkpoint_folds=folds)
+
+    def _spent_s(self, now: datetime) -> float:
+        started = self.start_time
+        return self.spent_s + ((now - started).total_seconds() if started is not None else 0.0)
 
     def succeeded(
         self, sequence: int, result: TrialResult, versions: Mapping[str, str], now: datetime
@@ -223,6 +322,7 @@ class Trial:
             last_sequence=0,
             finished_folds=0,
             interim_score=None,
+            spent_s=self._spent_s(now),
             start_time=None,
         )
 

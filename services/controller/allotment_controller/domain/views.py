@@ -19,10 +19,10 @@ def etag(experiment: Experiment) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model with the trial that it was made of."""
+    """A model with the trials that it was made of, in the order of its members."""
 
     model: Model
-    trial: Trial
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True, slots=True)

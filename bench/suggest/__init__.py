@@ -1,0 +1,1 @@
+"""What one suggestion costs with a long history."""

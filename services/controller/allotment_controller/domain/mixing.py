@@ -1,0 +1,210 @@
+"""Keeps the best ensemble of one experiment up to date, beside everything else."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.ledger import Edit, Ledger
+from allotment_controller.domain.model import ModelState, Recipe, mix_is_due, next_mix
+from allotment_controller.domain.recipes import (
+    BadPredictions,
+    Predictions,
+    best_recipe,
+    read_predictions,
+)
+from allotment_controller.domain.scheduler import Effects
+from allotment_controller.domain.surroundings import Surroundings
+from allotment_core.errors import (
+    Aborted,
+    AllotmentError,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Unavailable,
+)
+from allotment_search.ensembles import EnsembleLimits
+
+log = logging.getLogger(__name__)
+
+_PASSING = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted)
+_PAUSE_S = 0.5
+_REST = 3.0
+"""With a deadline: rests that many times as long as the last one took to compute."""
+_CANDIDATES = 50
+_MEMBERS = 8
+_FILE_BYTES = 64 << 20
+_KEPT_BYTES = 128 << 20
+"""Predictions that are held in memory for one experiment."""
+_GRAPH_BYTES = 150_000_000
+"""Of an ensemble's members together."""
+_EXPORT_BYTES_PER_S = 8e6
+"""Before one was measured."""
+_EXPORT_SHARE = 0.05
+_EXPORT_LEAST_S = 1.0
+
+
+class Mixing:
+    """Computes after trials that succeed; `change` brings what it led to about.
+
+    With a budget in trials alone the results are those of a fixed sequence, whatever the timing.
+    With a deadline only the newest state counts. Nothing is stored: after a restart it is computed
+    again from the trials' rows and predictions.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        ledger: Callable[[], Ledger],
+        change: Callable[[Callable[[Edit, Effects], None]], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._around = around
+        self._ledger = ledger
+        self._change = change
+        self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._kept: dict[int, Predictions] = {}
+        self._sizes_bytes: dict[int, int] = {}
+        self._unusable: set[int] = set()
+
+    def poke(self) -> None:
+        """A trial may have succeeded, or the experiment may be about to end."""
+        if _finishing(self._ledger()):
+            self._hurry.set()
+        if self._next_count() and (self._task is None or self._task.done()):
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Stops what it does."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._kept.clear()
+
+    def _next_count(self) -> int:
+        """How many of the succeeded trials the next ensemble is of; 0: none is due."""
+        ledger = self._ledger()
+        count = ledger.success_count
+        state = ledger.mix
+        if ledger.experiment.ended or not mix_is_due(state, count, finishing=_finishing(ledger)):
+            return 0
+        if ledger.experiment.plan.deadline is not None or state.fresh:
+            return count
+        return min(count, next_mix(state.considered))
+
+    async def _run(self) -> None:
+        while count := self._next_count():
+            try:
+                await self._mix(count)
+            except _PASSING as e:
+                log.warning("ensemble delayed", extra={"reason": e.reason, "error": e.message})
+                await asyncio.sleep(_PAUSE_S)
+            except AllotmentError as e:
+                log.error("ensemble failed", extra={"reason": e.reason, "error": e.message})
+                self._ledger().mix.note(count, None, 0.0)
+
+    async def _mix(self, count: int) -> None:
+        ledger = self._ledger()
+        begun = self._around.clock.monotonic()
+        async with self._around.mixers:
+            recipe = await self._recipe(ledger, count)
+        took_s = self._around.clock.monotonic() - begun
+        ledger.mix.note(count, recipe, took_s, ledger.experiment.plan.spec.metric)
+        await self._change(lambda edit, effects: None)
+        if ledger.experiment.plan.deadline is not None and not self._hurry.is_set():
+            try:
+                async with asyncio.timeout(_REST * took_s):
+                    await self._hurry.wait()
+            except TimeoutError:
+                return
+
+    async def _recipe(self, ledger: Ledger, count: int) -> Recipe | None:
+        plan = ledger.experiment.plan
+        wanted = await self._fetch(ledger, count)
+        limits = EnsembleLimits(members=_MEMBERS, size_bytes=_size_limit_bytes(ledger))
+        return await asyncio.to_thread(
+            best_recipe, wanted, dict(self._sizes_bytes), plan.spec.metric, limits
+        )
+
+    async def _fetch(self, ledger: Ledger, count: int) -> dict[int, Predictions]:
+        """Of the best trials among the first `count`, as many as are held at once."""
+        left_out = self._unusable | _refused(ledger)
+        numbers = [n for n in ledger.succeeded[:count] if n not in left_out]
+        metric = ledger.experiment.plan.spec.metric
+        numbers.sort(key=lambda n: (metric.loss(_score(ledger, n)), n))
+        found: dict[int, Predictions] = {}
+        size_bytes = 0
+        for number in numbers[:_CANDIDATES]:
+            predictions = await self._predictions(ledger, number)
+            if predictions is None:
+                continue
+            size_bytes += predictions.size_bytes
+            if found and size_bytes > _KEPT_BYTES:
+                break
+            found[number] = predictions
+        self._kept = found
+        return found
+
+    async def _predictions(self, ledger: Ledger, number: int) -> Predictions | None:
+        """None where they can't be used; that is remembered."""
+        if number in self._kept:
+            return self._kept[number]
+        result = ledger.trials[number].result
+        if result is None or not result.predictions_sha256:
+            self._unusable.add(number)
+            return None
+        plan, tenant = ledger.experiment.plan, ledger.experiment.name.tenant
+        datasets = self._around.datasets
+        try:
+            content = await datasets.read(tenant, result.predictions_sha256, _FILE_BYTES)
+            if number not in self._sizes_bytes:
+                self._sizes_bytes[number] = await datasets.size_bytes(tenant, result.graph_sha256)
+            found = await asyncio.to_thread(
+                read_predictions, content, len(plan.classes), _FILE_BYTES
+            )
+            first = next(iter(self._kept.values()), None)
+            found = found if first is None else found.sharing(first)
+        except _PASSING:
+            raise
+        except (BadPredictions, AllotmentError) as e:
+            log.info("trial not in ensembles", extra={"trial": number, "error": str(e)})
+            self._unusable.add(number)
+            return None
+        self._kept[number] = found
+        return found
+
+
+def _finishing(ledger: Ledger) -> bool:
+    return ledger.experiment.state is ExperimentState.FINISHING
+
+
+def _score(ledger: Ledger, number: int) -> float:
+    result = ledger.trials[number].result
+    return float("inf") if result is None else result.score
+
+
+def _refused(ledger: Ledger) -> set[int]:
+    """Trials of models that did not pass the export, unless another model with them did."""
+    passed, failed = set(), set()
+    for model in ledger.models.values():
+        numbers = {member.trial for member in model.parts}
+        if model.state is ModelState.READY:
+            passed |= numbers
+        elif model.state is ModelState.REFUSED:
+            failed |= numbers
+    return failed - passed
+
+
+def _size_limit_bytes(ledger: Ledger) -> int:
+    """What can be exported in a twentieth of the time, by what exports took so far."""
+    plan = ledger.experiment.plan
+    if plan.deadline is None:
+        return _GRAPH_BYTES
+    total_s = (plan.deadline - plan.create_time).total_seconds()
+    rates = [
+        model.artefact.size_bytes / max(0.1, (model.ready_time - model.create_time).total_seconds())
+        for model in ledger.models.values()
+        if model.artefact and model.ready_time and model.artefact.size_bytes > 1_000_000
+    ]
+    rate = min(rates[-5:], default=_EXPORT_BYTES_PER_S)
+    return min(_GRAPH_BYTES, int(rate * (_EXPORT_LEAST_S + _EXPORT_SHARE * total_s)))
