@@ -13,8 +13,53 @@ from allotment_core.rpc import status
 
 # What belongs to one connection, not to the call.
 _HOP = frozenset({"user-agent", "host", "te", "content-type", "connection", "grpc-trace-bin"})
+MOST_ATTEMPTS = 5
 _LONGEST_S = 10 * 365 * 24 * 3600.0
 """What gRPC says of a call without a deadline is far beyond it."""
+
+
+class _Requests:
+    """What the caller sends. The first message can be had again, until there is a second one."""
+
+    def __init__(self, incoming: AsyncIterator[bytes]) -> None:
+        self._incoming = aiter(incoming)
+        self._reading: asyncio.Future[bytes] | None = None
+        self._first: bytes | None = None
+        self._count = 0
+
+    @property
+    def can_repeat(self) -> bool:
+        return self._count <= 1
+
+    async def pass_on(self, call: Any) -> None:
+        """Sends all of them. How the call ended is read where its answers are."""
+        with contextlib.suppress(
+            grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError
+        ):
+            if self._first is not None:
+                await call.write(self._first)
+            while (message := await self._next()) is not None:
+                self._count += 1
+                self._first = message if self._count == 1 else None
+                await call.write(message)
+            await call.done_writing()
+
+    async def _next(self) -> bytes | None:
+        """None at the end."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(anext(self._incoming))
+        try:
+            # Whoever waits may be cancelled; gRPC allows one read at a time, so it goes on.
+            message = await asyncio.shield(self._reading)
+        except StopAsyncIteration:
+            return None
+        self._reading = None
+        return message
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
 
 async def forward(
@@ -25,34 +70,47 @@ async def forward(
 
     Raises: grpc.aio.AbortError, with the service's own answer.
     """
+    sent = _Requests(requests)
+    try:
+        for _ in range(MOST_ATTEMPTS):
+            raised = await _attempt(path, channel, sent, context)
+            if raised is None:
+                return
+            # The service refused the call before it had a message: the refusal is had once more.
+            if not (status.is_send_race(raised) and sent.can_repeat):
+                break
+    finally:
+        await sent.close()
+    if raised is not None:
+        await _abort(raised, service, context)
+
+
+async def _attempt(
+    path: str, channel: grpc.aio.Channel, sent: _Requests, context: Any
+) -> grpc.aio.AioRpcError | None:
+    """Makes the call; how it failed."""
     left_s = context.time_remaining()
     call: Any = channel.stream_stream(path)(
         metadata=_passed_on(context.invocation_metadata() or ()),
         timeout=left_s if left_s is not None and left_s < _LONGEST_S else None,
     )
-    sending = asyncio.create_task(_send(requests, call))
+    sending = asyncio.create_task(sent.pass_on(call))
     try:
-        await context.send_initial_metadata(_passed_on(await call.initial_metadata() or ()))
-        while (message := await call.read()) is not grpc.aio.EOF:
+        initial = await call.initial_metadata()
+        message = await call.read()
+        if message is not grpc.aio.EOF:
+            await context.send_initial_metadata(_passed_on(initial or ()))
+        while message is not grpc.aio.EOF:
             await context.write(message)
+            message = await call.read()
         context.set_trailing_metadata(_passed_on(await call.trailing_metadata() or ()))
-        return
+        return None
     except grpc.aio.AioRpcError as e:
-        raised = e
+        return e
     finally:
         sending.cancel()
         call.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sending
-    await _abort(raised, service, context)
-
-
-async def _send(requests: AsyncIterator[bytes], call: Any) -> None:
-    # How the call ended is read where its answers are.
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        async for message in requests:
-            await call.write(message)
-        await call.done_writing()
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _abort(raised: grpc.aio.AioRpcError, service: str, context: Any) -> None:

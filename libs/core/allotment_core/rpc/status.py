@@ -99,6 +99,11 @@ def from_rpc_error(raised: grpc.RpcError) -> AllotmentError:
     return error
 
 
+def is_send_race(raised: grpc.RpcError) -> bool:
+    """Whether a refusal was lost because it came while a message was being sent."""
+    return bool(_ask(raised, "details") == _SEND_RACE)
+
+
 def has_status(call_metadata: Iterable[Any] | None) -> bool:
     """Whether a failed call was answered by a server of ours, and not by the network."""
     return _status(call_metadata or ()) is not None
