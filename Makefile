@@ -3,6 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The family mlp needs torch. Builds for CPUs have "+cpu" in their version; others bring gigabytes.
+TORCH ?= torch==2.13.0+cpu
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Nothing is sent anywhere, by libraries neither.
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -16,6 +19,8 @@ $(VENV)/.local: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Allotment needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": name another one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@if $(PIP) '$(TORCH)' 2>/dev/null; then $(PIP) --editable '.[torch]'; else \
+	  echo "Going on without networks (family mlp): pip finds no $(TORCH). A wheel where pip looks (PIP_FIND_LINKS), or make install TORCH=..., brings them."; fi
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

@@ -90,15 +90,16 @@ def quirky_task(
     method: SplitMethod = SplitMethod.FOLDS,
     rows: int = 120,
     seed: int = 0,
+    params: Mapping[str, str | float | int | bool] | None = None,
 ) -> TrialTask:
-    """A small trial of the family."""
+    """A small trial of the family. `params`: for a model that SMALL_MODELS doesn't have."""
     rng = np.random.default_rng(seed)
     table = quirky_table(rows, rng)
     components = {
         "numeric": numeric,
         "category": category,
         "date": Component(date, {}),
-        "model": Component(family, SMALL_MODELS[family]),
+        "model": Component(family, SMALL_MODELS[family] if params is None else params),
         "target": Component(target, {}),
     }
     counts = {TaskKind.BINARY: 2, TaskKind.MULTICLASS: 4, TaskKind.REGRESSION: 0}

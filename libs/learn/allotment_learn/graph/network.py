@@ -90,8 +90,9 @@ def _export(form: NetworkForm) -> onnx.GraphProto:
             optimize=False,
             verbose=False,
         )
-    _check(program.model_proto, form)
-    return program.model_proto.graph
+    model: onnx.ModelProto = program.model_proto
+    _check(model, form)
+    return model.graph
 
 
 def _check(model: onnx.ModelProto, form: NetworkForm) -> None:

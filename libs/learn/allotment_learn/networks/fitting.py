@@ -215,7 +215,7 @@ class NetworkFit:
 
 def _first_network(spec: NetworkSpec, layout: Layout, settings: Settings, seed: int) -> Network:
     network = Network(spec)
-    places = {
+    places: dict[str, dict[str, npt.NDArray[np.generic]]] = {
         "Plain": {"column": layout.plain},
         "Piecewise": {"column": layout.bin_column, "low": layout.low, "size": layout.size},
         "Periodic": {"column": layout.embedded},

@@ -149,7 +149,8 @@ def rebuild(spec: NetworkSpec, arrays: Arrays, dtype: torch.dtype) -> Network:
     lacking = [n for n in wrong.missing_keys if not n.endswith("num_batches_tracked")]
     if lacking or wrong.unexpected_keys:
         raise ValueError(f"the arrays don't fit the network: {[*lacking, *wrong.unexpected_keys]}")
-    return network.to(dtype).eval().requires_grad_(False)
+    network.to(dtype).eval().requires_grad_(False)
+    return network
 
 
 def loss_of(outputs: Tensor, target: Tensor, weights: Tensor | None, *, absolute: bool) -> Tensor:

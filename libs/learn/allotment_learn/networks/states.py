@@ -38,7 +38,8 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], str] | None:
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             text = (opened.metadata() or {}).get(_TEXT_KEY, "")
-            return {name: opened.get_tensor(name) for name in opened.keys()}, text
+            names = opened.keys()
+            return {name: opened.get_tensor(name) for name in names}, text
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointDamaged(
             f"{STATE_FILE} can't be read ({clip(str(error), 200)}); remove it and train again"
