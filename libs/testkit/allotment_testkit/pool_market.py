@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.division import decide
-from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.pool import Place, Pool, local_pool
 from allotment_allocator.domain.snapshot import Claim, Decision, Holding, Policy, Snapshot
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
@@ -17,10 +17,11 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 HALF_LIFE_S = 600.0
 
 
+HERE = Place(PoolName("local"), "local")
+
+
 def pool(slots: int) -> Pool:
-    return Pool(
-        name=PoolName("local"), slot_count=slots, threads_per_slot=1, memory_bytes_per_slot=1
-    )
+    return local_pool(PoolName("local"), slots)
 
 
 def tenant(name: str) -> TenantName:
@@ -96,7 +97,7 @@ class Market:
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
-            pool=pool(self.slots),
+            pools=(pool(self.slots),),
             terms=self.terms,
             queued=tuple(
                 Claim(
@@ -115,6 +116,7 @@ class Market:
                     holder=each.holder,
                     slot_count=each.slots,
                     held_s=self.now - each.granted,
+                    place=HERE,
                     revoking=each.gone is not None,
                 )
                 for each in self.live

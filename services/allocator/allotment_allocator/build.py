@@ -11,11 +11,11 @@ from allotment_allocator.adapters import machine
 from allotment_allocator.adapters.host_launcher import HostLauncher
 from allotment_allocator.adapters.sql_desk import SqlDesk
 from allotment_allocator.config import AllocatorConfig
+from allotment_allocator.domain import pool
 from allotment_allocator.domain.allocation import Allocation, Rules
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.keeper import Keeper
-from allotment_allocator.domain.pool import Pool
 from allotment_allocator.domain.snapshot import Policy
 from allotment_allocator.domain.staffing import StaffRules
 from allotment_allocator.domain.tenant import Terms
@@ -48,7 +48,7 @@ async def build(
     started ahead, since that takes longer than everything else.
     """
     database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
-    pool = local_pool(config)
+    supply = (local_pool(config),)
     board = Board()
     launcher = HostLauncher(
         config.host_command,
@@ -57,7 +57,7 @@ async def build(
         first_host=first_host,
         server_ca=config.server_ca_file,
     )
-    desk = SqlDesk(database, board, pool, rules(config), clock, launcher.trainers)
+    desk = SqlDesk(database, board, lambda: supply, rules(config), clock, launcher.trainers)
     await _make_local_tenant(desk, config)
     leases = await desk.read(lambda books: books.live_leases())
     board.publish(leases, clock.monotonic())
@@ -77,7 +77,7 @@ async def build(
         desk=desk,
         board=board,
         launcher=launcher,
-        pool=pool,
+        pools=lambda: supply,
         rules=StaffRules(idle_s=config.trainer_idle_s, idle_memory_bytes=config.idle_memory_bytes),
         clock=clock,
         tokens=trainer_token,
@@ -103,7 +103,7 @@ async def build(
     return Service(
         name="allocator",
         servicers=(
-            (wire.add_PoolServiceServicer_to_server, PoolServicer(pool, board)),
+            (wire.add_PoolServiceServicer_to_server, PoolServicer(lambda: supply, board)),
             (wire.add_TenantServiceServicer_to_server, TenantServicer(desk, signer, clock)),
             (wire.add_LeaseServiceServicer_to_server, LeaseServicer(desk, board)),
         ),
@@ -113,15 +113,15 @@ async def build(
     )
 
 
-def local_pool(config: AllocatorConfig) -> Pool:
+def local_pool(config: AllocatorConfig) -> pool.Pool:
     """The slots of this machine."""
     slots = config.slots or max(1, machine.usable_cores() // max(1, config.threads_per_slot))
     memory_bytes = config.memory_bytes_per_slot or int(
         machine.usable_memory_bytes() * machine.MEMORY_SHARE / slots
     )
-    return Pool(
-        name=PoolName("local"),
-        slot_count=slots,
+    return pool.local_pool(
+        PoolName("local"),
+        slots,
         threads_per_slot=config.threads_per_slot,
         memory_bytes_per_slot=memory_bytes,
     )

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
-from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.pool import CPU, NodeState, Pool, PoolKind, Wanted
 from allotment_allocator.domain.ports import Used
 from allotment_allocator.domain.tenant import Tenant, Terms
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_api.common.v1 import problem_pb2
 from allotment_core.auth.principal import Role
 from allotment_core.errors import FieldViolation, InvalidArgument
+from allotment_core.names import PoolName
 
 STATES = {
     LeaseState.QUEUED: pb.LEASE_STATE_QUEUED,
@@ -20,6 +21,7 @@ STATES = {
     LeaseState.RELEASED: pb.LEASE_STATE_RELEASED,
     LeaseState.EXPIRED: pb.LEASE_STATE_EXPIRED,
 }
+_KINDS = {PoolKind.LOCAL: pb.POOL_KIND_LOCAL, PoolKind.NODES: pb.POOL_KIND_NODES}
 _ROLES = {
     pb.ROLE_VIEWER: Role.VIEWER,
     pb.ROLE_EDITOR: Role.EDITOR,
@@ -36,14 +38,26 @@ def timestamp(instant: datetime | None) -> Timestamp | None:
 
 
 def pool_message(pool: Pool, used_slots: int) -> pb.Pool:
+    there = [node for node in pool.nodes if not node.expected]
     return pb.Pool(
         name=str(pool.name),
-        kind=pb.POOL_KIND_LOCAL,
-        slot_count=pool.slot_count,
+        kind=_KINDS[pool.kind],
+        slot_count=sum(node.slot_count for node in there),
         used_slot_count=used_slots,
         threads_per_slot=pool.threads_per_slot,
         memory_bytes_per_slot=pool.memory_bytes_per_slot,
+        resource=pool.resource,
+        product=pool.product,
+        node_count=len(there),
+        open_node_count=sum(node.state is NodeState.OPEN for node in there),
+        price_per_slot_hour=pool.price_per_slot_hour,
     )
+
+
+def wanted(shape: pb.Shape) -> Wanted:
+    """Raises: InvalidArgument for a pool's name that is none."""
+    pool = PoolName.parse(shape.pool).pool_id if shape.pool else ""
+    return Wanted(resource=shape.resource or CPU, product=shape.product, pool=pool)
 
 
 def tenant_message(tenant: Tenant) -> pb.Tenant:
@@ -52,6 +66,8 @@ def tenant_message(tenant: Tenant) -> pb.Tenant:
         weight=tenant.terms.weight,
         guaranteed_slots=tenant.terms.guaranteed_slots,
         quota_slots=tenant.terms.quota_slots,
+        guaranteed_gpus=tenant.terms.guaranteed_gpus,
+        quota_gpus=tenant.terms.quota_gpus,
         create_time=timestamp(tenant.create_time),
         update_time=timestamp(tenant.update_time),
         etag=tenant.etag,
@@ -64,6 +80,8 @@ def terms(message: pb.Tenant) -> Terms:
         weight=message.weight or 1.0,
         guaranteed_slots=message.guaranteed_slots,
         quota_slots=message.quota_slots,
+        guaranteed_gpus=message.guaranteed_gpus,
+        quota_gpus=message.quota_gpus,
     )
 
 
@@ -73,7 +91,13 @@ def lease_message(lease: Lease, wait: Wait | None) -> pb.Lease:
         state=STATES[lease.state],
         epoch=lease.epoch,
         holder=str(lease.holder),
-        pool=str(lease.pool) if lease.pool else "",
+        pool=str(lease.place.pool) if lease.place else "",
+        node=lease.place.node if lease.place else "",
+        shape=pb.Shape(
+            resource=lease.wanted.resource,
+            product=lease.wanted.product,
+            pool=f"pools/{lease.wanted.pool}" if lease.wanted.pool else "",
+        ),
         slot_count=lease.slot_count,
         expire_time=timestamp(lease.expire_time),
         create_time=timestamp(lease.create_time),

@@ -1,6 +1,7 @@
 """The allocator's RPCs."""
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -32,24 +33,33 @@ GRANTED = Wait(STARTING, "its trainer is about to start")
 class PoolServicer:
     """PoolService."""
 
-    def __init__(self, pool: Pool, board: Board) -> None:
-        self._pool = pool
+    def __init__(self, pools: Callable[[], tuple[Pool, ...]], board: Board) -> None:
+        self._pools = pools
         self._board = board
-
-    def _message(self) -> pb.Pool:
-        used = sum(lease.slot_count for lease in self._board.live.values() if lease.granted)
-        return convert.pool_message(self._pool, used)
 
     async def GetPool(self, request: pb.GetPoolRequest, _context: Any) -> pb.GetPoolResponse:
         name = PoolName.parse(request.name)
-        if name != self._pool.name:
-            raise not_found(name)
-        return pb.GetPoolResponse(pool=self._message())
+        used = self._used()
+        for pool in self._pools():
+            if pool.name == name:
+                return pb.GetPoolResponse(pool=convert.pool_message(pool, used[name]))
+        raise not_found(name)
 
     async def ListPools(self, request: pb.ListPoolsRequest, _context: Any) -> pb.ListPoolsResponse:
-        after = decode_token(request.page_token, "pools")
-        shown = [self._message()] if str(self._pool.name) > after else []
-        return pb.ListPoolsResponse(pools=shown)
+        size, after = page_size(request.page_size), decode_token(request.page_token, "pools")
+        used = self._used()
+        pools = sorted((p for p in self._pools() if str(p.name) > after), key=lambda p: str(p.name))
+        return pb.ListPoolsResponse(
+            pools=[convert.pool_message(pool, used[pool.name]) for pool in pools[:size]],
+            next_page_token=_next([str(pool.name) for pool in pools], size, "pools"),
+        )
+
+    def _used(self) -> Counter[PoolName]:
+        used: Counter[PoolName] = Counter()
+        for lease in self._board.live.values():
+            if lease.granted and lease.place is not None:
+                used[lease.place.pool] += lease.slot_count
+        return used
 
 
 class TenantServicer:
@@ -97,6 +107,8 @@ class TenantServicer:
             "weight": new.weight or 1.0,
             "guaranteed_slots": new.guaranteed_slots,
             "quota_slots": new.quota_slots,
+            "guaranteed_gpus": new.guaranteed_gpus,
+            "quota_gpus": new.quota_gpus,
         }
         paths = tuple(request.update_mask.paths)
         return await self._desk.respond(
@@ -159,10 +171,10 @@ class LeaseServicer:
     ) -> pb.CreateLeaseResponse:
         tenant = TenantName.parse(request.parent)
         holder = ExperimentName.parse(request.holder)
-        slot_count = request.slot_count or 1
+        slot_count, wanted = request.slot_count or 1, convert.wanted(request.shape)
 
         def work(allocation: Allocation) -> tuple[Lease, Wait | None]:
-            name = allocation.create_lease(tenant, holder, slot_count).name
+            name = allocation.create_lease(tenant, holder, slot_count, wanted).name
             allocation.divide()
             lease = allocation.changed[name]
             waits = allocation.waits or {}

@@ -16,7 +16,7 @@ from allotment_allocator.domain.snapshot import (
 )
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, TenantName
-from allotment_testkit.pool_market import START, experiment, lease_name, pool, tenant
+from allotment_testkit.pool_market import HERE, START, experiment, lease_name, pool, tenant
 
 A, B, C = tenant("a"), tenant("b"), tenant("c")
 
@@ -41,6 +41,7 @@ def holding(
         holder=who,
         slot_count=slots,
         held_s=held_s,
+        place=HERE,
         revoking=revoking,
     )
 
@@ -48,7 +49,7 @@ def holding(
 def snapshot(slots: int, queued: list[Claim], held: list[Holding], **more: object) -> Snapshot:
     given_terms = more.pop("terms", {A: Terms(), B: Terms()})
     return Snapshot(
-        pool=pool(slots),
+        pools=(pool(slots),),
         queued=tuple(queued),
         held=tuple(held),
         terms=given_terms,  # type: ignore[arg-type]
@@ -66,33 +67,33 @@ def test_free_slots_alternate_between_tenants() -> None:
 def test_slots_alternate_between_a_tenants_experiments() -> None:
     queued = [claim(n, "a/x") for n in range(4)] + [claim(9, "a/y")]
     decision = decide(snapshot(2, queued, []))
-    assert decision.grants == (queued[0].lease, queued[4].lease)
+    assert decision.grants == {queued[0].lease: HERE, queued[4].lease: HERE}
 
 
 def test_who_attained_less_is_next() -> None:
     queued = [claim(1, "a/x"), claim(2, "b/x")]
     decision = decide(snapshot(1, queued, [], attained={A: 10.0, B: 5.0}))
-    assert decision.grants == (queued[1].lease,)
+    assert decision.grants == {queued[1].lease: HERE}
 
 
 def test_weight_divides_what_was_attained() -> None:
     queued = [claim(1, "a/x"), claim(2, "b/x")]
     terms = {A: Terms(weight=4), B: Terms()}
     decision = decide(snapshot(1, queued, [], attained={A: 40.0, B: 20.0}, terms=terms))
-    assert decision.grants == (queued[0].lease,)
+    assert decision.grants == {queued[0].lease: HERE}
 
 
 def test_a_tenant_below_its_guarantee_goes_first() -> None:
     queued = [claim(1, "a/x"), claim(2, "b/x")]
     terms = {A: Terms(), B: Terms(guaranteed_slots=1)}
     decision = decide(snapshot(1, queued, [], attained={B: 1000.0}, terms=terms))
-    assert decision.grants == (queued[1].lease,)
+    assert decision.grants == {queued[1].lease: HERE}
 
 
 def test_quota_holds_and_is_named() -> None:
     queued = [claim(1, "a/x"), claim(2, "a/x")]
     decision = decide(snapshot(4, queued, [], terms={A: Terms(quota_slots=1)}))
-    assert decision.grants == (queued[0].lease,)
+    assert decision.grants == {queued[0].lease: HERE}
     wait = decision.waits[queued[1].lease]
     assert wait.reason == "QUOTA"
     assert "tenants/a holds 1 of the 1 slots" in wait.message
@@ -100,8 +101,8 @@ def test_quota_holds_and_is_named() -> None:
 
 def test_slots_of_a_leaving_trainer_are_not_given() -> None:
     queued = [claim(1, "a/x")]
-    decision = decide(snapshot(1, queued, [], leaving_slots=1))
-    assert decision.grants == ()
+    decision = decide(snapshot(1, queued, [], leaving={HERE: 1}))
+    assert decision.grants == {}
     assert decision.waits[queued[0].lease].reason == "POOL_FULL"
     assert "on its way out" in decision.waits[queued[0].lease].message
 
@@ -109,26 +110,26 @@ def test_slots_of_a_leaving_trainer_are_not_given() -> None:
 def test_a_lease_larger_than_the_pool_is_explained() -> None:
     queued = [claim(1, "a/x", slots=3), claim(2, "a/x")]
     decision = decide(snapshot(2, queued, []))
-    assert decision.grants == (queued[1].lease,)
+    assert decision.grants == {queued[1].lease: HERE}
     assert decision.waits[queued[0].lease].reason == "NO_POOL"
 
 
 def test_a_gang_is_granted_whole_or_not_at_all() -> None:
     gang = claim(1, "a/x", slots=3)
-    assert decide(snapshot(4, [gang], [holding(5, "b/x", 2, held_s=0)])).grants == ()
-    assert decide(snapshot(4, [gang], [holding(5, "b/x", 1, held_s=0)])).grants == (gang.lease,)
+    assert decide(snapshot(4, [gang], [holding(5, "b/x", 2, held_s=0)])).grants == {}
+    assert decide(snapshot(4, [gang], [holding(5, "b/x", 1, held_s=0)])).grants == {gang.lease: HERE}
 
 
 def test_small_leases_pass_a_gang_that_has_not_waited_long() -> None:
     gang, small = claim(1, "a/x", slots=3), claim(2, "b/x")
     held = [holding(5, "b/y", 2, held_s=0)]
-    assert decide(snapshot(4, [gang, small], held)).grants == (small.lease,)
+    assert decide(snapshot(4, [gang, small], held)).grants == {small.lease: HERE}
 
 
 def test_free_slots_are_kept_for_a_gang_that_has_waited_long() -> None:
     gang, small = claim(1, "a/x", slots=3, waited_s=60), claim(2, "b/x")
     decision = decide(snapshot(4, [gang, small], [holding(5, "b/y", 2, held_s=0)]))
-    assert decision.grants == ()
+    assert decision.grants == {}
     assert f"kept for {gang.lease}" in decision.waits[small.lease].message
 
 
@@ -235,7 +236,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         held,
         terms={tenant(name): draw(TERMS) for name in "abc"},
         attained=attained,
-        leaving_slots=draw(st.integers(0, max(0, slots - sum(h.slot_count for h in held)))),
+        leaving={HERE: draw(st.integers(0, max(0, slots - sum(h.slot_count for h in held))))},
     )
 
 
@@ -243,8 +244,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 def test_never_more_slots_than_the_pool_and_every_wait_is_explained(seen: Snapshot) -> None:
     decision = decide(seen)
     size = {c.lease: c.slot_count for c in seen.queued}
-    used = sum(h.slot_count for h in seen.held) + seen.leaving_slots
-    assert used + sum(size[n] for n in decision.grants) <= seen.pool.slot_count
+    used = sum(h.slot_count for h in seen.held) + seen.leaving[HERE]
+    assert used + sum(size[n] for n in decision.grants) <= seen.pools[0].slot_count
     assert decision.waits.keys() == size.keys() - set(decision.grants)
     positions = sorted(w.position for w in decision.waits.values())
     assert positions == list(range(1, len(positions) + 1))
@@ -255,7 +256,7 @@ def test_never_more_slots_than_the_pool_and_every_wait_is_explained(seen: Snapsh
 def test_no_lease_waits_for_slots_that_are_free(seen: Snapshot) -> None:
     decision = decide(seen)
     size = {c.lease: c for c in seen.queued}
-    free = seen.pool.slot_count - seen.leaving_slots - sum(h.slot_count for h in seen.held)
+    free = seen.pools[0].slot_count - seen.leaving[HERE] - sum(h.slot_count for h in seen.held)
     free -= sum(size[n].slot_count for n in decision.grants)
     reserve = seen.policy.reserve_after_s
     if any(size[n].slot_count > 1 and size[n].waited_s >= reserve for n in decision.waits):

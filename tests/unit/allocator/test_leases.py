@@ -6,7 +6,7 @@ import pytest
 
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem
-from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.pool import CPU, GPU, Place, Wanted, check_fits, local_pool
 from allotment_allocator.domain.ports import Used
 from allotment_allocator.domain.tenant import Tenant, Terms, check_guarantees
 from allotment_allocator.domain.usage import add_running, total
@@ -16,7 +16,7 @@ from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = TenantName("a")
 HOLDER = ExperimentName(TENANT, "x")
-POOL = PoolName("local")
+HERE = Place(PoolName("local"), "local")
 
 
 def after(seconds: float) -> datetime:
@@ -28,7 +28,7 @@ def queued(slots: int = 1) -> Lease:
 
 
 def held(slots: int = 1) -> Lease:
-    return queued(slots).granted_from(POOL, NOW, 60)
+    return queued(slots).granted_at(HERE, NOW, 60)
 
 
 def test_the_epoch_grows_at_the_grant_and_at_each_new_trainer() -> None:
@@ -46,7 +46,7 @@ def test_an_ended_lease_stays_ended() -> None:
     with pytest.raises(AllotmentError):
         ended.restarted(None)
     with pytest.raises(AllotmentError):
-        ended.granted_from(POOL, NOW, 60)
+        ended.granted_at(HERE, NOW, 60)
 
 
 def test_only_a_held_lease_is_revoked_or_restarted() -> None:
@@ -133,15 +133,22 @@ def test_guarantees_never_exceed_the_pool() -> None:
         return Tenant(name=TenantName(name), terms=terms, create_time=NOW, update_time=NOW)
 
     others = [guaranteed("a", 2), guaranteed("b", 1)]
-    check_guarantees(others, guaranteed("b", 2), 4)
+    check_guarantees(others, guaranteed("b", 2), {CPU: 4})
     with pytest.raises(FailedPrecondition, match="guarantee at most 2") as caught:
-        check_guarantees(others, guaranteed("b", 3), 4)
+        check_guarantees(others, guaranteed("b", 3), {CPU: 4, GPU: 100})
     assert caught.value.reason == "GUARANTEES_EXCEED_POOL"
 
 
 def test_a_lease_larger_than_the_pool_is_refused() -> None:
-    pool = Pool(name=POOL, slot_count=2, threads_per_slot=1, memory_bytes_per_slot=1)
-    pool.check_fits(2)
+    pools = (local_pool(PoolName("local"), 2),)
+    check_fits(pools, Wanted(), 2)
     for slots in (3, 0, -1):
         with pytest.raises(InvalidArgument):
-            pool.check_fits(slots)
+            check_fits(pools, Wanted(), slots)
+
+
+def test_a_lease_of_slots_that_no_pool_has_is_refused() -> None:
+    pools = (local_pool(PoolName("local"), 2),)
+    with pytest.raises(InvalidArgument, match="there are cpu") as caught:
+        check_fits(pools, Wanted(resource=GPU), 1)
+    assert caught.value.reason == "NO_SUCH_POOL"

@@ -13,8 +13,7 @@ from allotment_allocator.domain.staffing import (
     StaffRules,
     plan,
 )
-from allotment_core.names import PoolName
-from allotment_testkit.pool_market import START, experiment, lease_name
+from allotment_testkit.pool_market import HERE, START, experiment, lease_name
 
 RULES = StaffRules()
 NOW_S = 1000.0
@@ -28,7 +27,7 @@ def lease(number: int, holder: str = "a/x", slots: int = 1) -> Lease:
         slot_count=slots,
         create_time=START + timedelta(seconds=number),
     )
-    return new.granted_from(PoolName("local"), START + timedelta(seconds=number), 60)
+    return new.granted_at(HERE, START + timedelta(seconds=number), 60)
 
 
 def trainer(
@@ -38,6 +37,7 @@ def trainer(
         trainer_id=f"t-{serves.name.lease_id}",
         tenant=serves.tenant,
         slot_count=serves.slot_count,
+        place=HERE,
         lease=serves.name,
         epoch=serves.epoch,
         state=state,
@@ -52,7 +52,7 @@ def planned(leases: list[Lease], trainers: list[Trainer], **more: object) -> Sta
         trainers=trainers,
         spent={},
         setbacks={},
-        pool_slots=2,
+        capacity={HERE: 2},
         obstacle="",
         resident_bytes=lambda _: 1,
         now_s=NOW_S,
@@ -84,14 +84,14 @@ def test_a_trainer_never_changes_its_tenant_and_leaves_only_when_needed() -> Non
     old, new = lease(1, "b/x"), lease(2)
     idle = trainer(old, TrainerState.IDLE)
     assert planned([new], [idle]).kills == []
-    todo = planned([new], [idle], pool_slots=1)
+    todo = planned([new], [idle], capacity={HERE: 1})
     assert (todo.starts, todo.hand_overs, todo.kills) == ([], [], [idle])
 
 
 def test_nothing_starts_where_a_trainer_is_not_known_to_be_gone() -> None:
     old, new = lease(1, "b/x"), lease(2)
     going = trainer(old, TrainerState.LEAVING, age_s=1)
-    todo = planned([new], [going], pool_slots=1)
+    todo = planned([new], [going], capacity={HERE: 1})
     assert todo.starts == []
     assert "leave its slots first" in todo.waits[new.name].message
 
@@ -100,7 +100,7 @@ def test_slots_that_come_are_not_made_free_twice() -> None:
     new = lease(3)
     going = trainer(lease(1, "b/x"), TrainerState.LEAVING, age_s=1)
     idle = trainer(lease(2, "c/x"), TrainerState.IDLE)
-    assert planned([new], [going, idle], pool_slots=2).kills == []
+    assert planned([new], [going, idle], capacity={HERE: 2}).kills == []
 
 
 def test_an_epoch_that_had_its_trainer_is_never_used_again() -> None:

@@ -124,6 +124,7 @@ class HostLauncher:
             trainer_id=order.trainer_id,
             tenant=order.lease.tenant,
             slot_count=order.slot_count,
+            place=order.place,
             lease=order.lease,
             epoch=order.epoch,
             state=TrainerState.STARTING,

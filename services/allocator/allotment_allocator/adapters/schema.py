@@ -14,6 +14,8 @@ tenants = sa.Table(
     sa.Column("weight", sa.Float, nullable=False),
     sa.Column("guaranteed_slots", sa.Integer, nullable=False),
     sa.Column("quota_slots", sa.Integer, nullable=False),
+    sa.Column("guaranteed_gpus", sa.Integer, nullable=False),
+    sa.Column("quota_gpus", sa.Integer, nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),
     sa.Column("update_time", sa.BigInteger, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
@@ -30,7 +32,11 @@ leases = sa.Table(
     sa.Column("slot_count", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("resource", sa.String(63), nullable=False),
+    sa.Column("product", sa.String(63), nullable=False),
+    sa.Column("wanted_pool", sa.String(63), nullable=False),
     sa.Column("pool", sa.String(80)),
+    sa.Column("node", sa.String(253)),
     sa.Column("problem_reason", sa.String(80)),
     sa.Column("problem_message", sa.Text),
     sa.Column("create_time", sa.BigInteger, nullable=False),
@@ -47,12 +53,13 @@ leases = sa.Table(
 accounts = sa.Table(
     "accounts",
     metadata,
-    sa.Column("who", sa.String(160), primary_key=True),
+    sa.Column("who", sa.String(240), primary_key=True),
     sa.Column("tenant", sa.String(80), nullable=False),
     sa.Column("attained", sa.Float, nullable=False),
     sa.Column("as_of", sa.BigInteger, nullable=False),
     sa.Column("slot_count", sa.Integer, nullable=False),
 )
+"""who: the tenant's or experiment's name, before it the resource where that is not the CPU."""
 
 usage = sa.Table(
     "usage",

@@ -10,7 +10,8 @@ from allotment_allocator.adapters import schema
 from allotment_allocator.adapters.schema import from_micros, to_micros
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.lease import MOVES, Lease, LeaseState, Problem
-from allotment_allocator.domain.ports import Used, Who
+from allotment_allocator.domain.pool import CPU, Place, Wanted
+from allotment_allocator.domain.ports import Party, Used
 from allotment_allocator.domain.tenant import Tenant, Terms
 from allotment_core.db import upserts
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
@@ -51,6 +52,8 @@ class SqlBooks:
             "weight": tenant.terms.weight,
             "guaranteed_slots": tenant.terms.guaranteed_slots,
             "quota_slots": tenant.terms.quota_slots,
+            "guaranteed_gpus": tenant.terms.guaranteed_gpus,
+            "quota_gpus": tenant.terms.quota_gpus,
             "create_time": to_micros(tenant.create_time),
             "update_time": to_micros(tenant.update_time),
             "revision": tenant.revision,
@@ -99,7 +102,11 @@ class SqlBooks:
             "slot_count": lease.slot_count,
             "state": lease.state.value,
             "epoch": lease.epoch,
-            "pool": str(lease.pool) if lease.pool else None,
+            "resource": lease.wanted.resource,
+            "product": lease.wanted.product,
+            "wanted_pool": lease.wanted.pool,
+            "pool": str(lease.place.pool) if lease.place else None,
+            "node": lease.place.node if lease.place else None,
             "problem_reason": lease.problem.reason if lease.problem else None,
             "problem_message": lease.problem.message if lease.problem else None,
             "create_time": to_micros(lease.create_time),
@@ -113,24 +120,21 @@ class SqlBooks:
 
     # Accounts and usage
 
-    def account(self, who: Who) -> Account | None:
-        return self.accounts((who,)).get(who)
-
-    def accounts(self, of: Iterable[Who]) -> Mapping[Who, Account]:
-        names = {str(who): who for who in of}
+    def accounts(self, of: Iterable[Party]) -> Mapping[Party, Account]:
+        keys = {_key(party): party for party in of}
         table = schema.accounts
-        rows = self._connection.execute(sa.select(table).where(table.c.who.in_(names)))
+        rows = self._connection.execute(sa.select(table).where(table.c.who.in_(keys)))
         return {
-            names[row.who]: Account(
+            keys[row.who]: Account(
                 attained=row.attained, as_of=_instant(row.as_of), slot_count=row.slot_count
             )
             for row in rows
         }
 
-    def put_account(self, who: Who, account: Account) -> None:
+    def put_account(self, party: Party, account: Account) -> None:
         values = {
-            "who": str(who),
-            "tenant": str(who.tenant),
+            "who": _key(party),
+            "tenant": str(party[1].tenant),
             "attained": account.attained,
             "as_of": to_micros(account.as_of),
             "slot_count": account.slot_count,
@@ -170,6 +174,11 @@ class SqlBooks:
         return count
 
 
+def _key(party: Party) -> str:
+    resource, who = party
+    return str(who) if resource == CPU else f"{resource} {who}"
+
+
 def _instant(micros: int) -> datetime:
     instant = from_micros(micros)
     assert instant is not None
@@ -183,11 +192,21 @@ def _tenant(row: sa.Row[Any]) -> Tenant:
             weight=row.weight,
             guaranteed_slots=row.guaranteed_slots,
             quota_slots=row.quota_slots,
+            guaranteed_gpus=row.guaranteed_gpus,
+            quota_gpus=row.quota_gpus,
         ),
         create_time=_instant(row.create_time),
         update_time=_instant(row.update_time),
         revision=row.revision,
     )
+
+
+def _place(row: sa.Row[Any]) -> Place | None:
+    """Rows of before there were nodes name the pool alone, which was one machine."""
+    if not row.pool:
+        return None
+    pool = PoolName.parse(row.pool)
+    return Place(pool, row.node or pool.pool_id)
 
 
 def _lease(row: sa.Row[Any]) -> Lease:
@@ -197,7 +216,8 @@ def _lease(row: sa.Row[Any]) -> Lease:
         slot_count=row.slot_count,
         state=LeaseState(row.state),
         epoch=row.epoch,
-        pool=PoolName.parse(row.pool) if row.pool else None,
+        wanted=Wanted(resource=row.resource, product=row.product, pool=row.wanted_pool),
+        place=_place(row),
         problem=Problem(row.problem_reason, row.problem_message) if row.problem_reason else None,
         create_time=_instant(row.create_time),
         grant_time=from_micros(row.grant_time),

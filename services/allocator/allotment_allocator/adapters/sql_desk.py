@@ -25,14 +25,14 @@ class SqlDesk:
         self,
         database: Database,
         board: Board,
-        pool: Pool,
+        pools: Callable[[], tuple[Pool, ...]],
         rules: Rules,
         clock: Clock,
         trainers: Callable[[], Sequence[Trainer]],
     ) -> None:
         self.database = database
         self.board = board
-        self._pool = pool
+        self._pools = pools
         self._rules = rules
         self._clock = clock
         self._trainers = trainers
@@ -41,7 +41,7 @@ class SqlDesk:
 
     def _open(self, connection: sa.Connection) -> Allocation:
         now = self._clock.now()
-        return Allocation(SqlBooks(connection), self._pool, self._rules, now, self._trainers)
+        return Allocation(SqlBooks(connection), self._pools(), self._rules, now, self._trainers)
 
     async def read(self, work: Callable[[Books], T]) -> T:
         return await self.database.read(lambda connection: work(SqlBooks(connection)))

@@ -4,15 +4,16 @@ An Allocation lives as long as its transaction. `changed` and `waits` are what w
 told once it is durable.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.division import decide
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem, Wait
-from allotment_allocator.domain.pool import Pool
-from allotment_allocator.domain.ports import Books, Trainer, TrainerState, Used, Who
+from allotment_allocator.domain.pool import Place, Pool, Wanted, check_fits
+from allotment_allocator.domain.ports import Books, Party, Trainer, TrainerState, Used, Who
 from allotment_allocator.domain.snapshot import (
     Claim,
     Decision,
@@ -33,12 +34,14 @@ from allotment_core.errors import (
 from allotment_core.etags import check_etag
 from allotment_core.names import ExperimentName, LeaseName, TenantName, new_id
 
-MASK_PATHS = ("weight", "guaranteed_slots", "quota_slots")
+MASK_PATHS = ("weight", "guaranteed_slots", "quota_slots", "guaranteed_gpus", "quota_gpus")
 _WHY = {
     RevocationReason.GUARANTEE: "a tenant below its guarantee needs the slots",
     RevocationReason.FAIR_SHARE: "somebody with fewer slots for its weight needs them",
     RevocationReason.TURN_OVER: "more is asked for than there is, and others had less time",
-    RevocationReason.POOL_SHRANK: "the pool has fewer slots than are held",
+    RevocationReason.POOL_SHRANK: "its node has fewer slots than are held on it",
+    RevocationReason.NODE_DRAINED: "its node was cordoned and there is room on another one",
+    RevocationReason.NODE_LOST: "its node is gone",
 }
 
 
@@ -58,13 +61,13 @@ class Allocation:
     def __init__(
         self,
         books: Books,
-        pool: Pool,
+        pools: tuple[Pool, ...],
         rules: Rules,
         now: datetime,
         trainers: Callable[[], Sequence[Trainer]] = tuple,
     ) -> None:
         self._books = books
-        self._pool = pool
+        self._pools = pools
         self._rules = rules
         self._trainers = trainers
         self.now = now
@@ -89,7 +92,7 @@ class Allocation:
                 reason="TENANT_EXISTS",
             )
         tenant = Tenant(name=name, terms=terms, create_time=self.now, update_time=self.now)
-        check_guarantees(self._books.tenants(), tenant, self._pool.slot_count)
+        check_guarantees(self._books.tenants(), tenant, self._capacity())
         self._books.put_tenant(tenant)
         return tenant
 
@@ -111,7 +114,7 @@ class Allocation:
         chosen = {path: values[path] for path in paths or MASK_PATHS}
         terms = replace(tenant.terms, **chosen)  # type: ignore[arg-type]
         changed = tenant.changed(terms, self.now)
-        check_guarantees(self._books.tenants(), changed, self._pool.slot_count)
+        check_guarantees(self._books.tenants(), changed, self._capacity())
         self._books.put_tenant(changed)
         return changed
 
@@ -137,7 +140,9 @@ class Allocation:
             raise not_found(name)
         return lease
 
-    def create_lease(self, tenant: TenantName, holder: ExperimentName, slot_count: int) -> Lease:
+    def create_lease(
+        self, tenant: TenantName, holder: ExperimentName, slot_count: int, wanted: Wanted
+    ) -> Lease:
         """A queued lease; `divide` may grant it in the same transaction.
 
         Raises: NotFound (tenant), InvalidArgument, FailedPrecondition (LARGER_THAN_QUOTA).
@@ -148,15 +153,22 @@ class Allocation:
                 f"holder {holder} is not of {tenant}; the parent has to be the experiment's tenant",
                 violations=(FieldViolation("holder", "has to be of the parent"),),
             )
-        self._pool.check_fits(slot_count)
-        if 0 < terms.quota_slots < slot_count:
+        check_fits(self._pools, wanted, slot_count)
+        quota = terms.of(wanted.resource).quota_slots
+        if 0 < quota < slot_count:
             raise FailedPrecondition(
-                f"{tenant} may hold {terms.quota_slots} slots, asked for {slot_count} at once; "
-                "ask for fewer or raise its quota",
+                f"{tenant} may hold {quota} slots of {wanted.resource}, asked for {slot_count} at "
+                "once; ask for fewer or raise its quota",
                 reason="LARGER_THAN_QUOTA",
             )
         name = LeaseName(tenant, new_id("l"))
-        lease = Lease(name=name, holder=holder, slot_count=slot_count, create_time=self.now)
+        lease = Lease(
+            name=name,
+            holder=holder,
+            slot_count=slot_count,
+            create_time=self.now,
+            wanted=wanted,
+        )
         self._seat(lease)
         self._put(lease)
         return lease
@@ -212,43 +224,72 @@ class Allocation:
 
     def preview(self) -> Decision:
         """What `divide` would do."""
-        return decide(self._snapshot(self._books.live_leases()))
+        decisions = [decide(each) for each in self._snapshots(self._books.live_leases())]
+        return Decision(
+            {name: place for d in decisions for name, place in d.grants.items()},
+            tuple(revocation for d in decisions for revocation in d.revocations),
+            {name: wait for d in decisions for name, wait in d.waits.items()},
+        )
 
     def divide(self) -> None:
         """Grants and takes back as decided, and notes why the rest waits."""
         leases = {lease.name: lease for lease in self._books.live_leases()}
-        decision = decide(self._snapshot(tuple(leases.values())))
-        for name in decision.grants:
-            granted = leases[name].granted_from(self._pool.name, self.now, self._rules.ttl_s)
-            self._count(granted, granted.slot_count)
-            self._put(granted)
-        for revocation in decision.revocations:
-            lease = leases[revocation.lease]
-            problem = _problem(revocation)
-            self._put(lease.revoked(self.now, self._rules.revoke_grace_s, problem))
-        self.waits = decision.waits
+        waits: dict[LeaseName, Wait] = {}
+        for each in self._snapshots(tuple(leases.values())):
+            decision = decide(each)
+            for name, place in decision.grants.items():
+                granted = leases[name].granted_at(place, self.now, self._rules.ttl_s)
+                self._count(granted, granted.slot_count)
+                self._put(granted)
+            for revocation in decision.revocations:
+                lease = leases[revocation.lease]
+                problem = _problem(revocation)
+                self._put(lease.revoked(self.now, self._rules.revoke_grace_s, problem))
+            waits.update(decision.waits)
+        self.waits = waits
 
-    def _snapshot(self, leases: Sequence[Lease]) -> Snapshot:
+    def _snapshots(self, leases: Sequence[Lease]) -> list[Snapshot]:
+        """One for each resource: its slots are shared among those who want them."""
         live = {lease.name for lease in leases if lease.granted}
-        leaving = sum(
-            t.slot_count
-            for t in self._trainers()
-            if t.lease not in live and t.state is not TrainerState.IDLE
-        )
-        who: set[Who] = {lease.holder for lease in leases} | {lease.tenant for lease in leases}
-        accounts = self._books.accounts(who)
-        return Snapshot(
-            pool=self._pool,
-            terms={t.name: t.terms for t in self._books.tenants()},
-            queued=tuple(_claim(lease, self.now) for lease in leases if not lease.granted),
-            held=tuple(_holding(lease, self.now) for lease in leases if lease.granted),
-            attained={
-                name: account.at(self.now, self._rules.half_life_s).attained
-                for name, account in accounts.items()
-            },
-            leaving_slots=leaving,
-            policy=self._rules.policy,
-        )
+        leaving: Counter[Place] = Counter()
+        for trainer in self._trainers():
+            if trainer.lease not in live and trainer.state is not TrainerState.IDLE:
+                leaving[trainer.place] += trainer.slot_count
+        tenants = self._books.tenants()
+        accounts = self._books.accounts({p for lease in leases for p in _parties(lease)})
+        half_life_s = self._rules.half_life_s
+        resources = {lease.wanted.resource for lease in leases}
+        return [
+            Snapshot(
+                pools=tuple(pool for pool in self._pools if pool.resource == resource),
+                terms={t.name: t.terms.of(resource) for t in tenants},
+                queued=tuple(
+                    _claim(lease, self.now)
+                    for lease in leases
+                    if not lease.granted and lease.wanted.resource == resource
+                ),
+                held=tuple(
+                    _holding(lease, lease.place, self.now)
+                    for lease in leases
+                    if lease.place is not None and lease.wanted.resource == resource
+                ),
+                attained={
+                    who: account.at(self.now, half_life_s).attained
+                    for (what, who), account in accounts.items()
+                    if what == resource
+                },
+                leaving=leaving,
+                policy=self._rules.policy,
+            )
+            for resource in sorted(resources)
+        ]
+
+    def _capacity(self) -> dict[str, int]:
+        """Slots of all pools by resource."""
+        capacity: Counter[str] = Counter()
+        for pool in self._pools:
+            capacity[pool.resource] += pool.slot_count
+        return capacity
 
     # Rows
 
@@ -263,29 +304,43 @@ class Allocation:
             self._books.add_usage(lease.holder, Used(lease.slot_seconds(self.now), 1))
         return self._put(lease)
 
-    def _account(self, who: Who) -> Account:
-        account = self._books.account(who) or Account(attained=0.0, as_of=self.now)
+    def _account(self, party: Party) -> Account:
+        known = self._books.accounts((party,)).get(party)
+        account = known or Account(attained=0.0, as_of=self.now)
         return account.at(self.now, self._rules.half_life_s)
 
     def _count(self, lease: Lease, more_slots: int) -> None:
-        whos: tuple[Who, ...] = (lease.tenant, lease.holder)
-        for who in whos:
-            account = self._account(who)
-            self._books.put_account(who, account.holding(account.slot_count + more_slots))
+        for party in _parties(lease):
+            account = self._account(party)
+            self._books.put_account(party, account.holding(account.slot_count + more_slots))
 
     def _seat(self, lease: Lease) -> None:
         """Who had no lease begins at the level of the least of those who have."""
-        live = self._books.live_leases()
-        tenants: set[Who] = {each.tenant for each in live}
-        holders: set[Who] = {each.holder for each in live if each.tenant == lease.tenant}
+        resource = lease.wanted.resource
+        live = [x for x in self._books.live_leases() if x.wanted.resource == resource]
+        tenants = {each.tenant for each in live}
+        holders = {each.holder for each in live if each.tenant == lease.tenant}
         if lease.tenant not in tenants:
             weights = {t.name: t.terms.weight for t in self._books.tenants()}
-            peers = [(self._account(who).attained, weights.get(who.tenant, 1.0)) for who in tenants]
-            seated = self._account(lease.tenant).seated(weights.get(lease.tenant, 1.0), peers)
-            self._books.put_account(lease.tenant, seated)
+            self._seat_among((resource, lease.tenant), tenants, weights)
         if lease.holder not in holders:
-            equal = [(self._account(who).attained, 1.0) for who in holders]
-            self._books.put_account(lease.holder, self._account(lease.holder).seated(1.0, equal))
+            self._seat_among((resource, lease.holder), holders, {})
+
+    def _seat_among(
+        self, party: Party, peers: Iterable[Who], weights: Mapping[TenantName, float]
+    ) -> None:
+        resource, who = party
+        levels = [
+            (self._account((resource, peer)).attained, weights.get(peer.tenant, 1.0))
+            for peer in peers
+        ]
+        seated = self._account(party).seated(weights.get(who.tenant, 1.0), levels)
+        self._books.put_account(party, seated)
+
+
+def _parties(lease: Lease) -> tuple[Party, Party]:
+    resource = lease.wanted.resource
+    return (resource, lease.tenant), (resource, lease.holder)
 
 
 def _claim(lease: Lease, now: datetime) -> Claim:
@@ -295,17 +350,20 @@ def _claim(lease: Lease, now: datetime) -> Claim:
         slot_count=lease.slot_count,
         create_time=lease.create_time,
         waited_s=(now - lease.create_time).total_seconds(),
+        wanted=lease.wanted,
     )
 
 
-def _holding(lease: Lease, now: datetime) -> Holding:
+def _holding(lease: Lease, place: Place, now: datetime) -> Holding:
     since = lease.grant_time or now
     return Holding(
         lease=lease.name,
         holder=lease.holder,
         slot_count=lease.slot_count,
         held_s=(now - since).total_seconds(),
+        place=place,
         revoking=lease.state is LeaseState.REVOKING,
+        wanted=lease.wanted,
     )
 
 

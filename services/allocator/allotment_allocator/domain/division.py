@@ -6,46 +6,46 @@ all-or-nothing grants. What keeps it calm: see `revocation`.
 """
 
 from allotment_allocator.domain.revocation import revoke, shrink
+from allotment_allocator.domain.pool import Place
 from allotment_allocator.domain.snapshot import Claim, Decision, Snapshot
 from allotment_allocator.domain.standing import Line, Standing
 from allotment_allocator.domain.waits import explain
 
 
 def decide(snapshot: Snapshot) -> Decision:
-    """Grants, revocations and the reason of every wait. Deterministic; never more than the pool.
+    """Grants, revocations and the reason of every wait. Deterministic; never more than a node has.
 
     Free slots stay free only where no waiting lease fits, or where a lease of several slots is
-    next, has waited for `reserve_after_s`, and they are kept for it.
+    next, has waited for `reserve_after_s`, and a node is kept for it.
     """
     standing = Standing(snapshot)
-    granted, waiting, reserved_for = _grant(standing)
+    granted, waiting = _grant(standing)
     revocations = shrink(standing)
     if waiting:
         revocations += revoke(standing, waiting)
-    waits = explain(Standing(snapshot), granted, waiting, revocations, reserved_for)
-    return Decision(tuple(c.lease for c in granted), tuple(revocations), waits)
+    waits = explain(snapshot, granted, waiting, revocations, standing.room)
+    return Decision({c.lease: place for c, place in granted}, tuple(revocations), waits)
 
 
-def _grant(standing: Standing) -> tuple[list[Claim], list[Claim], Claim | None]:
-    """Granted claims, the rest, and the claim that free slots are kept for."""
+def _grant(standing: Standing) -> tuple[list[tuple[Claim, Place]], list[Claim]]:
+    """Granted claims with their nodes, and the rest."""
     line = Line(standing, standing.snapshot.queued)
-    granted: list[Claim] = []
+    granted: list[tuple[Claim, Place]] = []
     waiting: list[Claim] = []
-    reserved_for: Claim | None = None
+    full: set[tuple[object, int]] = set()
     while (claim := line.pop()) is not None:
-        possible = _possible(standing, claim)
-        if possible and reserved_for is None and claim.slot_count <= standing.free:
-            standing.take(claim.holder, claim.slot_count)
-            standing.free -= claim.slot_count
-            granted.append(claim)
-            continue
+        possible = standing.within_quota(claim)
+        kind = (claim.wanted, claim.slot_count)
+        if possible and kind not in full:
+            place = standing.room.best(claim.wanted, claim.slot_count)
+            if place is not None:
+                standing.take(claim.holder, claim.slot_count)
+                standing.room.take(place, claim.slot_count)
+                granted.append((claim, place))
+                continue
+            full.add(kind)
         waiting.append(claim)
         overdue = claim.waited_s >= standing.policy.reserve_after_s
-        if possible and overdue and claim.slot_count > 1 and reserved_for is None:
-            reserved_for = claim
-    return granted, waiting, reserved_for
-
-
-def _possible(standing: Standing, claim: Claim) -> bool:
-    fits = claim.slot_count <= standing.snapshot.pool.slot_count
-    return fits and standing.within_quota(claim)
+        if possible and overdue and claim.slot_count > 1:
+            standing.room.reserve(claim)
+    return granted, waiting

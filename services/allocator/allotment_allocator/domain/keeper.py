@@ -13,7 +13,7 @@ from allotment_allocator.domain.allocation import Allocation
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem
-from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.pool import Place, Pool
 from allotment_allocator.domain.ports import (
     Launcher,
     Trainer,
@@ -46,7 +46,7 @@ class Keeper:
         desk: Desk,
         board: Board,
         launcher: Launcher,
-        pool: Pool,
+        pools: Callable[[], tuple[Pool, ...]],
         rules: StaffRules,
         clock: Clock,
         tokens: Tokens,
@@ -56,7 +56,7 @@ class Keeper:
         self._desk = desk
         self._board = board
         self._launcher = launcher
-        self._pool = pool
+        self._pools = pools
         self._rules = rules
         self._clock = clock
         self._tokens = tokens
@@ -122,7 +122,11 @@ class Keeper:
             trainers=self._launcher.trainers(),
             spent=self._spent,
             setbacks=self._setbacks,
-            pool_slots=self._pool.slot_count,
+            capacity={
+                Place(pool.name, node.name): node.slot_count
+                for pool in self._pools()
+                for node in pool.nodes
+            },
             obstacle="" if self._launcher.ready else self._launcher.obstacle,
             resident_bytes=self._launcher.resident_bytes,
             now_s=self._clock.monotonic(),
@@ -167,15 +171,19 @@ class Keeper:
         )
 
     def _order(self, trainer_id: str, lease: Lease) -> TrainerOrder:
+        place = lease.place
+        assert place is not None, lease
+        pool = next(pool for pool in self._pools() if pool.name == place.pool)
         return TrainerOrder(
             trainer_id=trainer_id,
             lease=lease.name,
             epoch=lease.epoch,
             slot_count=lease.slot_count,
+            place=place,
             server=self._server_address(),
             token=self._tokens(lease.name, lease.epoch, self._clock.now()),
-            threads=lease.slot_count * self._pool.threads_per_slot,
-            memory_bytes=lease.slot_count * self._pool.memory_bytes_per_slot,
+            threads=lease.slot_count * pool.threads_per_slot,
+            memory_bytes=lease.slot_count * pool.memory_bytes_per_slot,
             cache_dir=self._cache_dir,
         )
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from allotment_allocator.domain.pool import Place, Wanted
 from allotment_core.errors import FailedPrecondition
-from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
+from allotment_core.names import ExperimentName, LeaseName, TenantName
 from allotment_core.states import Moves
 
 
@@ -60,9 +61,11 @@ class Lease:
     holder: ExperimentName
     slot_count: int
     create_time: datetime
+    wanted: Wanted = Wanted()
     state: LeaseState = LeaseState.QUEUED
     epoch: int = 0
-    pool: PoolName | None = None
+    place: Place | None = None
+    """Where its slots are, once granted."""
     grant_time: datetime | None = None
     expire_time: datetime | None = None
     revoke_deadline: datetime | None = None
@@ -83,14 +86,14 @@ class Lease:
         """Whether it has slots now."""
         return self.state in (LeaseState.HELD, LeaseState.REVOKING)
 
-    def granted_from(self, pool: PoolName, now: datetime, ttl_s: float) -> "Lease":
+    def granted_at(self, place: Place, now: datetime, ttl_s: float) -> "Lease":
         """The first grant: epoch 1."""
         if self.state is not LeaseState.QUEUED:
             raise FailedPrecondition(f"{self.name} is {self.state.name} already")
         return self._to(
             LeaseState.HELD,
             epoch=self.epoch + 1,
-            pool=pool,
+            place=place,
             grant_time=now,
             expire_time=now + timedelta(seconds=ttl_s),
         )

@@ -1,39 +1,158 @@
-"""Where trials can run."""
+"""Where trials can run: pools of nodes whose slots are alike.
 
+A slot is what the smallest trainer needs: on a machine's CPUs some threads and memory, on a GPU
+node one device, or one slice of it (a MIG profile).
+"""
+
+import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from allotment_core.errors import FieldViolation, InvalidArgument
 from allotment_core.names import PoolName
 
+CPU = "cpu"
+GPU = "gpu"
+MIG_PREFIX = "mig-"
+"""What a slot is: `cpu`, `gpu` (a whole device), or a slice as `mig-1g.10gb`."""
+
+
+class PoolKind(enum.Enum):
+    LOCAL = "LOCAL"
+    """The machine that the allocator runs on."""
+    NODES = "NODES"
+    """Kubernetes nodes."""
+
+
+class NodeState(enum.Enum):
+    OPEN = "OPEN"
+    CORDONED = "CORDONED"
+    """No new grants; leases move away once there is room elsewhere."""
+    AWAY = "AWAY"
+    """Not ready, perhaps not for long: no new grants, its leases stay."""
+    LOST = "LOST"
+    """Gone, or not ready for too long: its leases are taken back at once."""
+
+
+class Place(NamedTuple):
+    """A node of a pool."""
+
+    pool: PoolName
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine with slots that nobody else uses."""
+
+    name: str
+    slot_count: int
+    state: NodeState = NodeState.OPEN
+    expected: bool = False
+    """An autoscaler will bring it once something waits for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a lease's slots have to be. Empty: any."""
+
+    resource: str = CPU
+    product: str = ""
+    """Of the device, as its node is labelled."""
+    pool: str = ""
+    """The id of the one pool that will do."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Slots on one machine. A slot is what the smallest trainer needs: threads and memory."""
+    """Nodes of one kind. A lease has all its slots on one of them."""
 
     name: PoolName
-    slot_count: int
-    threads_per_slot: int
-    memory_bytes_per_slot: int
+    nodes: tuple[Node, ...]
+    kind: PoolKind = PoolKind.LOCAL
+    resource: str = CPU
+    product: str = ""
+    threads_per_slot: int = 1
+    memory_bytes_per_slot: int = 1
+    price_per_slot_hour: float = 0.0
+    """0: not known."""
 
     def __post_init__(self) -> None:
-        for field in ("slot_count", "threads_per_slot", "memory_bytes_per_slot"):
-            if getattr(self, field) < 1:
+        for what in ("threads_per_slot", "memory_bytes_per_slot"):
+            if getattr(self, what) < 1:
                 raise InvalidArgument(
-                    f"{self.name} has {field} {getattr(self, field)}; it has to be 1 or more",
-                    violations=(FieldViolation(field, "has to be 1 or more"),),
+                    f"{self.name} has {what} {getattr(self, what)}; it has to be 1 or more",
+                    violations=(FieldViolation(what, "has to be 1 or more"),),
                 )
 
-    def check_fits(self, slot_count: int) -> None:
-        """Raises: InvalidArgument when no lease of this size can ever be granted."""
-        if slot_count < 1:
-            raise InvalidArgument(
-                f"slot_count is {slot_count}; it has to be 1 or more (0 or unset: 1)",
-                violations=(FieldViolation("slot_count", "has to be 1 or more"),),
-            )
-        if slot_count > self.slot_count:
-            raise InvalidArgument(
-                f"slot_count is {slot_count}, but {self.name} has {self.slot_count} slots in all "
-                "and a lease has to fit on one machine; ask for fewer slots",
-                reason="LARGER_THAN_POOL",
-                violations=(FieldViolation("slot_count", f"has to be at most {self.slot_count}"),),
-            )
+    @property
+    def slot_count(self) -> int:
+        """Slots of all its nodes."""
+        return sum(node.slot_count for node in self.nodes)
+
+    @property
+    def largest_node(self) -> int:
+        """Slots of its largest node: no lease can have more."""
+        return max((node.slot_count for node in self.nodes), default=0)
+
+    def suits(self, wanted: Wanted) -> bool:
+        """Whether its slots are what a lease wants."""
+        return (
+            wanted.resource == self.resource
+            and wanted.product in ("", self.product)
+            and wanted.pool in ("", self.name.pool_id)
+        )
+
+
+def local_pool(
+    name: PoolName, slot_count: int, threads_per_slot: int = 1, memory_bytes_per_slot: int = 1
+) -> Pool:
+    """The slots of one machine. Raises: InvalidArgument."""
+    if slot_count < 1:
+        raise InvalidArgument(
+            f"{name} has slot_count {slot_count}; it has to be 1 or more",
+            violations=(FieldViolation("slot_count", "has to be 1 or more"),),
+        )
+    return Pool(
+        name=name,
+        nodes=(Node(name=name.pool_id, slot_count=slot_count),),
+        threads_per_slot=threads_per_slot,
+        memory_bytes_per_slot=memory_bytes_per_slot,
+    )
+
+
+def check_fits(pools: tuple[Pool, ...], wanted: Wanted, slot_count: int) -> None:
+    """Raises: InvalidArgument when no lease like this can ever be granted."""
+    if slot_count < 1:
+        raise InvalidArgument(
+            f"slot_count is {slot_count}; it has to be 1 or more (0 or unset: 1)",
+            violations=(FieldViolation("slot_count", "has to be 1 or more"),),
+        )
+    suitable = [pool for pool in pools if pool.suits(wanted)]
+    if not suitable:
+        kinds = ", ".join(sorted({_described(pool) for pool in pools})) or "none"
+        raise InvalidArgument(
+            f"no pool has slots of {describe(wanted)}; there are {kinds}; ask for one of these",
+            reason="NO_SUCH_POOL",
+            violations=(FieldViolation("shape", "no pool has such slots"),),
+        )
+    largest = max(suitable, key=lambda pool: pool.largest_node)
+    if slot_count > largest.largest_node:
+        raise InvalidArgument(
+            f"slot_count is {slot_count}, but no node of {largest.name} has more than "
+            f"{largest.largest_node} slots and a lease has to fit on one; ask for fewer slots",
+            reason="LARGER_THAN_POOL",
+            violations=(
+                FieldViolation("slot_count", f"has to be at most {largest.largest_node}"),
+            ),
+        )
+
+
+def describe(wanted: Wanted) -> str:
+    """For messages: `gpu NVIDIA-H100 in pools/h100`."""
+    where = f" in pools/{wanted.pool}" if wanted.pool else ""
+    return f"{wanted.resource}{' ' if wanted.product else ''}{wanted.product}{where}"
+
+
+def _described(pool: Pool) -> str:
+    return f"{pool.resource} {pool.product}".strip()

@@ -9,10 +9,13 @@ from typing import Protocol
 
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.lease import Lease
+from allotment_allocator.domain.pool import Place
 from allotment_allocator.domain.tenant import Tenant
 from allotment_core.names import ExperimentName, LeaseName, TenantName
 
 Who = TenantName | ExperimentName
+Party = tuple[str, Who]
+"""Somebody as a user of one resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,9 @@ class Books(Protocol):
         """Adds it or replaces its row."""
         ...
 
-    def account(self, who: Who) -> Account | None: ...
+    def accounts(self, of: Iterable[Party]) -> Mapping[Party, Account]: ...
 
-    def accounts(self, of: Iterable[Who]) -> Mapping[Who, Account]: ...
-
-    def put_account(self, who: Who, account: Account) -> None: ...
+    def put_account(self, party: Party, account: Account) -> None: ...
 
     def add_usage(self, holder: ExperimentName, used: Used) -> None:
         """Adds to the experiment's sum."""
@@ -93,6 +94,7 @@ class Trainer:
     trainer_id: str
     tenant: TenantName
     slot_count: int
+    place: Place
     lease: LeaseName
     epoch: int
     state: TrainerState
@@ -117,6 +119,7 @@ class TrainerOrder:
     lease: LeaseName
     epoch: int
     slot_count: int
+    place: Place
     server: str
     token: str
     threads: int

@@ -17,8 +17,10 @@ slots do not come straight back. The victim is whose holder has most, then who h
 that loses least work.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
+from allotment_allocator.domain.pool import NodeState, Place
 from allotment_allocator.domain.snapshot import (
     Claim,
     Holding,
@@ -28,66 +30,137 @@ from allotment_allocator.domain.snapshot import (
 from allotment_allocator.domain.standing import Line, Standing
 from allotment_core.names import ExperimentName
 
+_Found = list[tuple[Holding, RevocationReason]]
+_TakeBack = Callable[[Holding, RevocationReason], None]
+
 
 def shrink(standing: Standing) -> list[Revocation]:
-    """Leases beyond the pool's slots: what remains of a larger pool."""
-    held = [h for h in standing.snapshot.held if not h.revoking]
-    excess = -standing.free - sum(h.slot_count for h in standing.snapshot.held if h.revoking)
-    excess -= standing.snapshot.leaving_slots
-    revocations = []
-    while excess > 0 and held:
-        victim = min(held, key=lambda h: _victim_rank(standing, h))
-        held.remove(victim)
+    """Leases that their nodes have no slots for any more: lost, smaller, or cordoned ones."""
+    room = standing.room
+    revocations: list[Revocation] = []
+    held: dict[Place, list[Holding]] = {}
+    for holding in standing.snapshot.held:
+        if not holding.revoking:
+            held.setdefault(holding.place, []).append(holding)
+
+    def take_back(victim: Holding, reason: RevocationReason) -> None:
+        held[victim.place].remove(victim)
         standing.take(victim.holder, -victim.slot_count)
-        excess -= victim.slot_count
-        revocations.append(Revocation(victim.lease, RevocationReason.POOL_SHRANK, None))
+        room.coming[victim.place] += victim.slot_count
+        revocations.append(Revocation(victim.lease, reason, None))
+
+    for place in sorted(held):
+        state = room.states.get(place, NodeState.LOST)
+        while held[place] and state is NodeState.LOST:
+            take_back(held[place][0], RevocationReason.NODE_LOST)
+        while held[place] and room.free(place) + room.coming[place] < 0:
+            victim = min(held[place], key=lambda h: _victim_rank(standing, h))
+            take_back(victim, RevocationReason.POOL_SHRANK)
+        if state is NodeState.CORDONED:
+            _drain(standing, held[place], take_back)
     return revocations
+
+
+def _drain(standing: Standing, holdings: Sequence[Holding], take_back: _TakeBack) -> None:
+    """Asks leases to leave a cordoned node, as many as there is room for on other nodes."""
+    room = standing.room
+    for holding in sorted(holdings, key=lambda h: _victim_rank(standing, h)):
+        place = room.best(holding.wanted, holding.slot_count)
+        if place is not None:
+            room.take(place, holding.slot_count)
+            take_back(holding, RevocationReason.NODE_DRAINED)
 
 
 def revoke(standing: Standing, waiting: Sequence[Claim]) -> list[Revocation]:
     """Leases to take back so that waiting claims, in their order, can have the slots."""
     policy = standing.policy
     candidates = [
-        h for h in standing.snapshot.held if not h.revoking and h.held_s >= policy.minimum_runtime_s
+        h
+        for h in standing.snapshot.held
+        if not h.revoking
+        and h.held_s >= policy.minimum_runtime_s
+        and standing.room.states.get(h.place) is NodeState.OPEN
     ]
-    coming = standing.snapshot.leaving_slots + standing.free
-    coming += sum(h.slot_count for h in standing.snapshot.held if h.revoking)
     # A lease that is being taken back holds nothing that its holder could be envied for.
     for holding in standing.snapshot.held:
         if holding.revoking:
             standing.take(holding.holder, -holding.slot_count)
     revocations: list[Revocation] = []
+    coming = _Coming(standing)
     line = Line(standing, tuple(waiting))
-    in_vain: set[tuple[ExperimentName, int]] = set()
+    in_vain: set[tuple[ExperimentName, object, int]] = set()
     while candidates and (claim := line.pop()) is not None:
-        if claim.slot_count > standing.snapshot.pool.slot_count:
-            continue
         if not standing.within_quota(claim):
             continue
-        needed = claim.slot_count - max(0, coming)
-        if needed > 0 and (claim.holder, claim.slot_count) in in_vain:
-            continue
-        found = _victims(standing, claim, candidates, needed)
-        if found is None:
-            in_vain.add((claim.holder, claim.slot_count))
-            continue
+        place = coming.place_for(claim)
+        found: _Found = []
+        if place is None:
+            kind = (claim.holder, claim.wanted, claim.slot_count)
+            best = None if kind in in_vain else _best_victims(standing, claim, candidates, coming)
+            if best is None:
+                in_vain.add(kind)
+                continue
+            place, found = best
         for victim, reason in found:
             candidates.remove(victim)
             standing.take(victim.holder, -victim.slot_count)
-            coming += victim.slot_count
+            coming.slots[place] += victim.slot_count
             revocations.append(Revocation(victim.lease, reason, claim.lease))
-        coming -= claim.slot_count
+        coming.slots[place] -= claim.slot_count
         standing.take(claim.holder, claim.slot_count)
     return revocations
 
 
+class _Coming:
+    """Slots of each open node that are free, or will be without anything being done."""
+
+    def __init__(self, standing: Standing) -> None:
+        self._room = standing.room
+        self.slots: Counter[Place] = Counter()
+        for place, state in self._room.states.items():
+            if state is NodeState.OPEN:
+                self.slots[place] = self._room.free(place) + self._room.coming[place]
+
+    def place_for(self, claim: Claim) -> Place | None:
+        for places in self._room.open_places(claim.wanted):
+            for place in places:
+                if self.slots[place] >= claim.slot_count:
+                    return place
+        return None
+
+
+def _best_victims(
+    standing: Standing, claim: Claim, candidates: Sequence[Holding], coming: _Coming
+) -> tuple[Place, _Found] | None:
+    """The node on which room for the claim costs least, and who makes it. None: nobody may be
+    asked."""
+    there, _ = standing.room.open_places(claim.wanted)
+    open_places = set(there)
+    by_place: dict[Place, list[Holding]] = {}
+    for holding in candidates:
+        if holding.place in open_places:
+            by_place.setdefault(holding.place, []).append(holding)
+    best: tuple[tuple[int, object], Place, _Found] | None = None
+    for place in sorted(by_place):
+        on_node = by_place[place]
+        needed = claim.slot_count - max(0, coming.slots[place])
+        if sum(h.slot_count for h in on_node) < needed:
+            continue
+        found = _victims(standing, claim, on_node, needed)
+        if found is None:
+            continue
+        lost = sum(victim.slot_count for victim, _ in found)
+        cost = (max(0, lost - needed), _victim_rank(standing, found[0][0]))
+        if best is None or cost < best[0]:
+            best = cost, place, found
+    return None if best is None else (best[1], best[2])
+
+
 def _victims(
     standing: Standing, claim: Claim, candidates: Sequence[Holding], needed: int
-) -> list[tuple[Holding, RevocationReason]] | None:
-    """Who makes room for the claim; none where room comes anyway; None: nobody may be asked."""
-    found: list[tuple[Holding, RevocationReason]] = []
-    if needed <= 0:
-        return found
+) -> _Found | None:
+    """Who of a node makes room for the claim; None: nobody may be asked."""
+    found: _Found = []
     trial = standing.copy()
     left = list(candidates)
     while needed > 0:

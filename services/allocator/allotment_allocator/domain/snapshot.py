@@ -1,4 +1,4 @@
-"""What a division of the pool sees, and what it decides."""
+"""What a division sees, and what it decides."""
 
 import enum
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from allotment_allocator.domain.lease import Wait
-from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.pool import Place, Pool, Wanted
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, LeaseName, TenantName
 
@@ -20,6 +20,7 @@ class Claim:
     slot_count: int
     create_time: datetime
     waited_s: float
+    wanted: Wanted = Wanted()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,9 @@ class Holding:
     holder: ExperimentName
     slot_count: int
     held_s: float
+    place: Place
     revoking: bool = False
+    wanted: Wanted = Wanted()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,22 +45,22 @@ class Policy:
     turn_s: float = 30.0
     """Where there are more who want slots than slots: how long a turn is, at least."""
     reserve_after_s: float = 15.0
-    """A lease of several slots that has waited so long keeps free slots when it is next."""
+    """A lease of several slots that has waited so long keeps a node's free slots when it is next."""
     horizon_s: float = 30.0
     """Seconds that a slot held now counts on top of what was attained: the use that it promises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All that a decision depends on."""
+    """All that a decision depends on: the pools whose slots are of one resource, and their users."""
 
-    pool: Pool
+    pools: tuple[Pool, ...]
     terms: Mapping[TenantName, Terms]
     queued: tuple[Claim, ...]
     held: tuple[Holding, ...]
     attained: Mapping[TenantName | ExperimentName, float] = field(default_factory=dict)
     """Faded slot-seconds; absent: none."""
-    leaving_slots: int = 0
+    leaving: Mapping[Place, int] = field(default_factory=dict)
     """Slots of trainers whose lease has ended and that are not known to be gone."""
     policy: Policy = field(default_factory=Policy)
 
@@ -70,6 +73,11 @@ class RevocationReason(enum.Enum):
     TURN_OVER = "TURN_OVER"
     """More wanted than there is: the former holder had more time, and at least a turn."""
     POOL_SHRANK = "POOL_SHRANK"
+    """The node has fewer slots than are held on it."""
+    NODE_DRAINED = "NODE_DRAINED"
+    """The node was cordoned, and there is room elsewhere."""
+    NODE_LOST = "NODE_LOST"
+    """The node is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +90,8 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Leases to grant, leases to take back, and for every lease that stays queued the reason."""
+    """Leases to grant and where, leases to take back, and why every other queued one waits."""
 
-    grants: tuple[LeaseName, ...]
+    grants: Mapping[LeaseName, Place]
     revocations: tuple[Revocation, ...]
     waits: Mapping[LeaseName, Wait]

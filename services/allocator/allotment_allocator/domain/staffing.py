@@ -4,10 +4,12 @@ A trainer is only started when the slots of all trainers that are not known to b
 for it, so that slots are never in use twice.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
+from allotment_allocator.domain.pool import Place
 from allotment_allocator.domain.ports import Trainer, TrainerState
 from allotment_core.names import LeaseName
 
@@ -88,7 +90,8 @@ class Scene:
     spent: Mapping[LeaseName, int]
     """The last epoch of each lease that has had a trainer, or may have had one."""
     setbacks: Mapping[LeaseName, Setback]
-    pool_slots: int
+    capacity: Mapping[Place, int]
+    """Slots by node."""
     obstacle: str
     """Why no trainer can be started; empty: they can."""
     resident_bytes: Callable[[str], int]
@@ -146,21 +149,21 @@ class _Room:
     """Slots that no trainer is in, and those that trainers on their way out will leave."""
 
     def __init__(self, scene: Scene, todo: Staffing) -> None:
-        self.free = scene.pool_slots - sum(t.slot_count for t in scene.trainers)
+        self.free = Counter(scene.capacity)
+        self.coming: Counter[Place] = Counter()
         going = {t.trainer_id for t in (*todo.stops, *todo.kills)}
-        self.coming = sum(
-            t.slot_count
-            for t in scene.trainers
-            if t.state is TrainerState.LEAVING or t.trainer_id in going
-        )
+        for trainer in scene.trainers:
+            self.free[trainer.place] -= trainer.slot_count
+            if trainer.state is TrainerState.LEAVING or trainer.trainer_id in going:
+                self.coming[trainer.place] += trainer.slot_count
 
-    def take(self, slot_count: int) -> bool:
+    def take(self, place: Place, slot_count: int) -> bool:
         """Whether the slots are there now; else those that come are kept for the asker."""
-        if slot_count <= self.free:
-            self.free -= slot_count
+        if slot_count <= self.free[place]:
+            self.free[place] -= slot_count
             return True
-        self.coming -= slot_count - max(0, self.free)
-        self.free = min(0, self.free)
+        self.coming[place] -= slot_count - max(0, self.free[place])
+        self.free[place] = min(0, self.free[place])
         return False
 
 
@@ -177,7 +180,13 @@ def _fill(
     if setback is not None and setback.retry_at_s > scene.now_s:
         todo.waits[lease.name] = Wait(NO_TRAINER, f"{setback.message}; another one is started soon")
         return
-    own = [t for t in idle if t.tenant == lease.tenant and t.slot_count == lease.slot_count]
+    place = lease.place
+    assert place is not None, lease
+    own = [
+        t
+        for t in idle
+        if (t.tenant, t.slot_count, t.place) == (lease.tenant, lease.slot_count, place)
+    ]
     before = next((t for t in own if t.lease == lease.name), None)
     if before is not None and scene.now_s - before.since_s < rules.settle_s:
         todo.waits[lease.name] = _starting("its trainer has just left its session")
@@ -193,21 +202,24 @@ def _fill(
         idle.remove(chosen)
         todo.hand_overs.append((chosen, lease))
     else:
-        _evict(lease, idle, room, todo)
-        if room.take(lease.slot_count):
+        _evict(lease, place, idle, room, todo)
+        if room.take(place, lease.slot_count):
             todo.starts.append(lease)
         else:
             todo.waits[lease.name] = _starting("another trainer has to leave its slots first")
 
 
-def _evict(lease: Lease, idle: list[Trainer], room: _Room, todo: Staffing) -> None:
+def _evict(
+    lease: Lease, place: Place, idle: list[Trainer], room: _Room, todo: Staffing
+) -> None:
     """Ends as many idle trainers as the lease needs: other tenants' first, oldest first."""
-    for trainer in sorted(idle, key=lambda t: (t.tenant == lease.tenant, t.since_s)):
-        if room.free + room.coming >= lease.slot_count:
+    here = [t for t in idle if t.place == place]
+    for trainer in sorted(here, key=lambda t: (t.tenant == lease.tenant, t.since_s)):
+        if room.free[place] + room.coming[place] >= lease.slot_count:
             return
         idle.remove(trainer)
         todo.kills.append(trainer)
-        room.coming += trainer.slot_count
+        room.coming[place] += trainer.slot_count
 
 
 def _bound_idle(idle: list[Trainer], scene: Scene, rules: StaffRules, todo: Staffing) -> None:

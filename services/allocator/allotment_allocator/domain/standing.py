@@ -4,6 +4,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from datetime import datetime
 
+from allotment_allocator.domain.room import Room
 from allotment_allocator.domain.snapshot import Claim, Snapshot
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, LeaseName, TenantName
@@ -24,13 +25,12 @@ class Standing:
         """How often a tenant's counts have changed."""
         for holding in snapshot.held:
             self.take(holding.holder, holding.slot_count)
-        used = sum(h.slot_count for h in snapshot.held) + snapshot.leaving_slots
-        self.free = snapshot.pool.slot_count - used
-        """Below 0 where the pool has shrunk."""
+        self.room = Room(snapshot)
 
     def copy(self) -> "Standing":
+        """With counts of its own; the room is shared."""
         twin = Standing.__new__(Standing)
-        twin.snapshot, twin.policy, twin.free = self.snapshot, self.policy, self.free
+        twin.snapshot, twin.policy, twin.room = self.snapshot, self.policy, self.room
         twin.changes = self.changes.copy()
         twin.of_tenant, twin.of_experiment = self.of_tenant.copy(), self.of_experiment.copy()
         return twin

@@ -1,10 +1,11 @@
 """Who shares the pools, and how much of them each may count on."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from allotment_allocator.domain.pool import CPU, GPU
 from allotment_core.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from allotment_core.etags import etag_of
 from allotment_core.names import TenantName
@@ -22,21 +23,42 @@ class Terms:
     guaranteed_slots: int = 0
     quota_slots: int = 0
     """0: no limit."""
+    guaranteed_gpus: int = 0
+    quota_gpus: int = 0
+    """0: no limit."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and SMALLEST_WEIGHT <= self.weight <= LARGEST_WEIGHT):
             raise _bad(
                 "weight", self.weight, f"has to be {SMALLEST_WEIGHT} to {LARGEST_WEIGHT:,.0f}"
             )
-        for field in ("guaranteed_slots", "quota_slots"):
-            if not 0 <= getattr(self, field) <= LARGEST_SLOTS:
-                raise _bad(field, getattr(self, field), f"has to be 0 to {LARGEST_SLOTS:,}")
-        if 0 < self.quota_slots < self.guaranteed_slots:
-            raise _bad(
-                "quota_slots",
-                self.quota_slots,
-                f"has to be at least guaranteed_slots ({self.guaranteed_slots}), or 0 for no limit",
+        for unit in ("slots", "gpus"):
+            guaranteed, quota = f"guaranteed_{unit}", f"quota_{unit}"
+            for field in (guaranteed, quota):
+                if not 0 <= getattr(self, field) <= LARGEST_SLOTS:
+                    raise _bad(field, getattr(self, field), f"has to be 0 to {LARGEST_SLOTS:,}")
+            if 0 < getattr(self, quota) < getattr(self, guaranteed):
+                raise _bad(
+                    quota,
+                    getattr(self, quota),
+                    f"has to be at least {guaranteed} ({getattr(self, guaranteed)}), "
+                    "or 0 for no limit",
+                )
+
+    def of(self, resource: str) -> "Terms":
+        """The terms for slots of one resource, as `guaranteed_slots` and `quota_slots`.
+
+        Slices of devices have neither: they are shared by weight alone.
+        """
+        if resource == CPU:
+            return self
+        if resource == GPU:
+            return Terms(
+                weight=self.weight,
+                guaranteed_slots=self.guaranteed_gpus,
+                quota_slots=self.quota_gpus,
             )
+        return Terms(weight=self.weight)
 
 
 def _bad(field: str, value: float, rule: str) -> InvalidArgument:
@@ -61,14 +83,23 @@ class Tenant:
         return replace(self, terms=terms, update_time=now, revision=self.revision + 1)
 
 
-def check_guarantees(tenants: Iterable[Tenant], changed: Tenant, pool_slots: int) -> None:
-    """Raises: FailedPrecondition when all guarantees together would exceed the pool."""
-    others = sum(t.terms.guaranteed_slots for t in tenants if t.name != changed.name)
-    wanted = changed.terms.guaranteed_slots
-    if wanted and others + wanted > pool_slots:
-        raise FailedPrecondition(
-            f"{changed.name} can't be guaranteed {wanted} slots: other tenants are guaranteed "
-            f"{others} of the pool's {pool_slots}; guarantee at most "
-            f"{max(0, pool_slots - others)}, or lower another tenant's guarantee first",
-            reason="GUARANTEES_EXCEED_POOL",
-        )
+def check_guarantees(
+    tenants: Iterable[Tenant], changed: Tenant, capacity: Mapping[str, int]
+) -> None:
+    """Raises: FailedPrecondition when guarantees together would exceed what a resource has.
+
+    `capacity`: slots by resource.
+    """
+    others = [t.terms for t in tenants if t.name != changed.name]
+    for resource in (CPU, GPU):
+        wanted = changed.terms.of(resource).guaranteed_slots
+        taken = sum(terms.of(resource).guaranteed_slots for terms in others)
+        there = capacity.get(resource, 0)
+        if wanted and taken + wanted > there:
+            unit = "slots" if resource == CPU else "GPUs"
+            raise FailedPrecondition(
+                f"{changed.name} can't be guaranteed {wanted} {unit}: other tenants are guaranteed "
+                f"{taken} of the {there} that there are; guarantee at most "
+                f"{max(0, there - taken)}, or lower another tenant's guarantee first",
+                reason="GUARANTEES_EXCEED_POOL",
+            )

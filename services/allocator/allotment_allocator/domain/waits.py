@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from allotment_allocator.domain.lease import Wait
-from allotment_allocator.domain.snapshot import Claim, Revocation
+from allotment_allocator.domain.pool import Place, describe
+from allotment_allocator.domain.room import Room
+from allotment_allocator.domain.snapshot import Claim, Revocation, Snapshot
 from allotment_allocator.domain.standing import Line, Standing
 from allotment_core.names import LeaseName
 
@@ -13,16 +15,19 @@ NO_POOL = "NO_POOL"
 
 
 def explain(
-    standing: Standing,
-    granted: Sequence[Claim],
+    snapshot: Snapshot,
+    granted: Sequence[tuple[Claim, Place]],
     waiting: Sequence[Claim],
     revocations: Sequence[Revocation],
-    reserved_for: Claim | None,
+    room: Room,
 ) -> dict[LeaseName, Wait]:
-    """A wait for each waiting claim; places count from 1 in the order of service."""
-    for claim in granted:
+    """A wait for each waiting claim; places in the queue count from 1 in the order of service.
+
+    `room` is that after the division.
+    """
+    standing = Standing(snapshot)
+    for claim, _ in granted:
         standing.take(claim.holder, claim.slot_count)
-        standing.free -= claim.slot_count
     freed_for = {r.claim for r in revocations}
     ahead = standing.copy()
     line = Line(ahead, tuple(waiting))
@@ -31,22 +36,21 @@ def explain(
         ahead.take(following.holder, following.slot_count)
         position = len(waits) + 1
         waits[following.lease] = (
-            _never(standing, following, position)
+            _never(room, following, position)
             or _quota(standing, following, position)
-            or _full(standing, following, position, following.lease in freed_for, reserved_for)
+            or _full(room, following, position, freed=following.lease in freed_for)
         )
     return waits
 
 
-def _never(standing: Standing, claim: Claim, position: int) -> Wait | None:
-    pool = standing.snapshot.pool
-    if claim.slot_count <= pool.slot_count:
+def _never(room: Room, claim: Claim, position: int) -> Wait | None:
+    largest = room.largest(claim.wanted)
+    if claim.slot_count <= largest:
         return None
     return Wait(
         NO_POOL,
-        f"no pool has {_slots(claim.slot_count)} on one machine ({pool.name} has "
-        f"{pool.slot_count}); release this lease and ask for fewer, "
-        "or start the allocator with more",
+        f"no node has {_slots(claim.slot_count)} of {describe(claim.wanted)} (the largest has "
+        f"{largest}); release this lease and ask for fewer, or add a larger node",
         position,
     )
 
@@ -64,23 +68,24 @@ def _quota(standing: Standing, claim: Claim, position: int) -> Wait | None:
     )
 
 
-def _full(
-    standing: Standing, claim: Claim, position: int, freed: bool, reserved_for: Claim | None
-) -> Wait:
-    pool = standing.snapshot.pool
-    free = max(0, standing.free)
+def _full(room: Room, claim: Claim, position: int, *, freed: bool) -> Wait:
+    pools = room.suitable(claim.wanted)
+    free = room.free_slots(claim.wanted)
+    kept_for = room.reserved_for(claim.wanted)
     if freed:
         end = "slots are being taken back for it"
-    elif standing.snapshot.leaving_slots:
+    elif any(place.pool in {p.name for p in pools} and n for place, n in room.leaving.items()):
         end = "a trainer whose lease has ended is on its way out"
-    elif reserved_for is not None and reserved_for.lease != claim.lease and free:
-        end = f"free ones are kept for {reserved_for.lease}, which needs {reserved_for.slot_count}"
+    elif kept_for is not None and kept_for.lease != claim.lease:
+        end = f"free ones are kept for {kept_for.lease}, which needs {kept_for.slot_count}"
     else:
         end = "it goes on when leases before it end, or with a larger pool"
+    where = ", ".join(str(pool.name) for pool in pools)
+    together = " on one node" if 0 < claim.slot_count <= free else ""
     return Wait(
         POOL_FULL,
-        f"it needs {_slots(claim.slot_count)} and {free} of {pool.slot_count} in {pool.name} "
-        f"are free; {end}",
+        f"it needs {_slots(claim.slot_count)}{together} and {free} of "
+        f"{sum(pool.slot_count for pool in pools)} in {where} are free; {end}",
         position,
     )
 

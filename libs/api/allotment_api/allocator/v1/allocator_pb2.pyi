@@ -31,12 +31,16 @@ class _PoolKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PoolKind.Val
     POOL_KIND_UNSPECIFIED: _PoolKind.ValueType  # 0
     POOL_KIND_LOCAL: _PoolKind.ValueType  # 1
     """Slots of CPU on the machine that the allocator runs on."""
+    POOL_KIND_NODES: _PoolKind.ValueType  # 2
+    """Kubernetes nodes whose slots are alike."""
 
 class PoolKind(_PoolKind, metaclass=_PoolKindEnumTypeWrapper): ...
 
 POOL_KIND_UNSPECIFIED: PoolKind.ValueType  # 0
 POOL_KIND_LOCAL: PoolKind.ValueType  # 1
 """Slots of CPU on the machine that the allocator runs on."""
+POOL_KIND_NODES: PoolKind.ValueType  # 2
+"""Kubernetes nodes whose slots are alike."""
 Global___PoolKind: _TypeAlias = PoolKind  # noqa: Y015
 
 class _LeaseState:
@@ -91,6 +95,36 @@ ROLE_ADMIN: Role.ValueType  # 3
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
+class Shape(_message.Message):
+    """What a lease's slots have to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """"cpu" (the default), "gpu" (whole devices), or a slice of one as "mig-1g.10gb"."""
+    product: _builtins.str
+    """Of the device, as its node is labelled; empty: any."""
+    pool: _builtins.str
+    """pools/*; empty: any that has such slots."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        product: _builtins.str = ...,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool", "product", b"product", "resource", b"resource"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shape: _TypeAlias = Shape  # noqa: Y015
+
+@_typing.final
 class Pool(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -100,6 +134,11 @@ class Pool(_message.Message):
     USED_SLOT_COUNT_FIELD_NUMBER: _builtins.int
     THREADS_PER_SLOT_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_PER_SLOT_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    NODE_COUNT_FIELD_NUMBER: _builtins.int
+    OPEN_NODE_COUNT_FIELD_NUMBER: _builtins.int
+    PRICE_PER_SLOT_HOUR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """pools/*"""
     kind: Global___PoolKind.ValueType
@@ -108,6 +147,14 @@ class Pool(_message.Message):
     threads_per_slot: _builtins.int
     """Threads and memory that a trainer has for each slot."""
     memory_bytes_per_slot: _builtins.int
+    resource: _builtins.str
+    """What a slot is, as in Shape."""
+    product: _builtins.str
+    node_count: _builtins.int
+    open_node_count: _builtins.int
+    """Nodes that take new leases."""
+    price_per_slot_hour: _builtins.float
+    """0: not known."""
     def __init__(
         self,
         *,
@@ -117,10 +164,15 @@ class Pool(_message.Message):
         used_slot_count: _builtins.int = ...,
         threads_per_slot: _builtins.int = ...,
         memory_bytes_per_slot: _builtins.int = ...,
+        resource: _builtins.str = ...,
+        product: _builtins.str = ...,
+        node_count: _builtins.int = ...,
+        open_node_count: _builtins.int = ...,
+        price_per_slot_hour: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "memory_bytes_per_slot", b"memory_bytes_per_slot", "name", b"name", "slot_count", b"slot_count", "threads_per_slot", b"threads_per_slot", "used_slot_count", b"used_slot_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "memory_bytes_per_slot", b"memory_bytes_per_slot", "name", b"name", "node_count", b"node_count", "open_node_count", b"open_node_count", "price_per_slot_hour", b"price_per_slot_hour", "product", b"product", "resource", b"resource", "slot_count", b"slot_count", "threads_per_slot", b"threads_per_slot", "used_slot_count", b"used_slot_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,6 +189,8 @@ class Tenant(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    GUARANTEED_GPUS_FIELD_NUMBER: _builtins.int
+    QUOTA_GPUS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*"""
     weight: _builtins.float
@@ -146,6 +200,9 @@ class Tenant(_message.Message):
     quota_slots: _builtins.int
     """Slots that it may hold at once; 0: no limit."""
     etag: _builtins.str
+    guaranteed_gpus: _builtins.int
+    """The same for whole GPUs; slots are those of CPUs."""
+    quota_gpus: _builtins.int
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -160,10 +217,12 @@ class Tenant(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        guaranteed_gpus: _builtins.int = ...,
+        quota_gpus: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "guaranteed_slots", b"guaranteed_slots", "name", b"name", "quota_slots", b"quota_slots", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "guaranteed_gpus", b"guaranteed_gpus", "guaranteed_slots", b"guaranteed_slots", "name", b"name", "quota_gpus", b"quota_gpus", "quota_slots", b"quota_slots", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,6 +245,8 @@ class Lease(_message.Message):
     GRANT_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_DEADLINE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*/leases/*"""
     state: Global___LeaseState.ValueType
@@ -196,6 +257,8 @@ class Lease(_message.Message):
     pool: _builtins.str
     """Set once granted."""
     slot_count: _builtins.int
+    node: _builtins.str
+    """Where its slots are; set once granted."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends unless renewed, by the allocator's clock."""
@@ -218,6 +281,8 @@ class Lease(_message.Message):
     def revoke_deadline(self) -> _timestamp_pb2.Timestamp:
         """When a REVOKING lease is ended without further notice."""
 
+    @_builtins.property
+    def shape(self) -> Global___Shape: ...
     def __init__(
         self,
         *,
@@ -234,10 +299,12 @@ class Lease(_message.Message):
         grant_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_deadline: _timestamp_pb2.Timestamp | None = ...,
+        shape: Global___Shape | None = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "grant_time", b"grant_time", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "grant_time", b"grant_time", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "shape", b"shape", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "expire_time", b"expire_time", "grant_time", b"grant_time", "holder", b"holder", "name", b"name", "pool", b"pool", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "slot_count", b"slot_count", "state", b"state", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "expire_time", b"expire_time", "grant_time", b"grant_time", "holder", b"holder", "name", b"name", "node", b"node", "pool", b"pool", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "shape", b"shape", "slot_count", b"slot_count", "state", b"state", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,7 +568,7 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """weight, guaranteed_slots, quota_slots; empty: all of them."""
+        """weight, guaranteed_slots, quota_slots, guaranteed_gpus, quota_gpus; empty: all of them."""
 
     def __init__(
         self,
@@ -693,6 +760,7 @@ class CreateLeaseRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     SLOT_COUNT_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     parent: _builtins.str
     """tenants/*"""
@@ -700,6 +768,10 @@ class CreateLeaseRequest(_message.Message):
     """tenants/*/experiments/* of the same tenant."""
     slot_count: _builtins.int
     """1 by default; all of them on one machine."""
+    @_builtins.property
+    def shape(self) -> Global___Shape:
+        """Absent: CPU slots of any pool."""
+
     def __init__(
         self,
         *,
@@ -707,10 +779,11 @@ class CreateLeaseRequest(_message.Message):
         parent: _builtins.str = ...,
         holder: _builtins.str = ...,
         slot_count: _builtins.int = ...,
+        shape: Global___Shape | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "parent", b"parent", "request_id", b"request_id", "slot_count", b"slot_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "parent", b"parent", "request_id", b"request_id", "shape", b"shape", "slot_count", b"slot_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
