@@ -6,8 +6,8 @@ from allotment_allocator.domain import board as board_module
 from allotment_allocator.domain.board import Board, Seen
 from allotment_allocator.domain.lease import Lease, Wait
 from allotment_core.errors import ResourceExhausted
-from allotment_core.names import PoolName, TenantName
-from allotment_testkit.pool_market import START, experiment, lease_name
+from allotment_core.names import TenantName
+from allotment_testkit.pool_market import HERE, START, experiment, lease_name
 
 
 def lease(number: int, holder: str = "a/x") -> Lease:
@@ -22,7 +22,7 @@ async def test_a_watcher_gets_its_tenants_snapshot_then_changes() -> None:
     watching = board.watch(TenantName("a"))
     assert await anext(watching) == Seen(mine)
     assert await anext(watching) == Seen(None)
-    held = mine.granted_from(PoolName("local"), START, 60)
+    held = mine.granted_at(HERE, START, 60)
     board.publish([other.released(START), held], 0.0)
     assert await anext(watching) == Seen(held)
 
@@ -58,7 +58,7 @@ async def test_a_slow_reader_misses_what_newer_changes_replaced(
     board = Board()
     watching = board.watch(TenantName.WILDCARD)
     await anext(watching)
-    renewed = lease(1).granted_from(PoolName("local"), START, 60)
+    renewed = lease(1).granted_at(HERE, START, 60)
     for _ in range(100):
         renewed = renewed.renewed(START, 60)
         board.publish([renewed], 0.0)

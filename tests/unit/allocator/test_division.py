@@ -117,7 +117,9 @@ def test_a_lease_larger_than_the_pool_is_explained() -> None:
 def test_a_gang_is_granted_whole_or_not_at_all() -> None:
     gang = claim(1, "a/x", slots=3)
     assert decide(snapshot(4, [gang], [holding(5, "b/x", 2, held_s=0)])).grants == {}
-    assert decide(snapshot(4, [gang], [holding(5, "b/x", 1, held_s=0)])).grants == {gang.lease: HERE}
+    assert decide(snapshot(4, [gang], [holding(5, "b/x", 1, held_s=0)])).grants == {
+        gang.lease: HERE
+    }
 
 
 def test_small_leases_pass_a_gang_that_has_not_waited_long() -> None:

@@ -5,8 +5,8 @@ service, as in Tiresias, Gu et al., NSDI 2019), with guarantees as a floor, quot
 all-or-nothing grants. What keeps it calm: see `revocation`.
 """
 
-from allotment_allocator.domain.revocation import revoke, shrink
 from allotment_allocator.domain.pool import Place
+from allotment_allocator.domain.revocation import revoke, shrink
 from allotment_allocator.domain.snapshot import Claim, Decision, Snapshot
 from allotment_allocator.domain.standing import Line, Standing
 from allotment_allocator.domain.waits import explain

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from allotment_allocator.domain.pool import Place, Wanted
+from allotment_allocator.domain.pool import CPU_SLOTS, Place, Wanted
 from allotment_core.errors import FailedPrecondition
 from allotment_core.names import ExperimentName, LeaseName, TenantName
 from allotment_core.states import Moves
@@ -61,7 +61,7 @@ class Lease:
     holder: ExperimentName
     slot_count: int
     create_time: datetime
-    wanted: Wanted = Wanted()
+    wanted: Wanted = CPU_SLOTS
     state: LeaseState = LeaseState.QUEUED
     epoch: int = 0
     place: Place | None = None

@@ -63,6 +63,9 @@ class Wanted:
     """The id of the one pool that will do."""
 
 
+CPU_SLOTS = Wanted()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Nodes of one kind. A lease has all its slots on one of them."""
@@ -142,9 +145,7 @@ def check_fits(pools: tuple[Pool, ...], wanted: Wanted, slot_count: int) -> None
             f"slot_count is {slot_count}, but no node of {largest.name} has more than "
             f"{largest.largest_node} slots and a lease has to fit on one; ask for fewer slots",
             reason="LARGER_THAN_POOL",
-            violations=(
-                FieldViolation("slot_count", f"has to be at most {largest.largest_node}"),
-            ),
+            violations=(FieldViolation("slot_count", f"has to be at most {largest.largest_node}"),),
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from allotment_allocator.domain.lease import Wait
-from allotment_allocator.domain.pool import Place, Pool, Wanted
+from allotment_allocator.domain.pool import CPU_SLOTS, Place, Pool, Wanted
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, LeaseName, TenantName
 
@@ -20,7 +20,7 @@ class Claim:
     slot_count: int
     create_time: datetime
     waited_s: float
-    wanted: Wanted = Wanted()
+    wanted: Wanted = CPU_SLOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Holding:
     held_s: float
     place: Place
     revoking: bool = False
-    wanted: Wanted = Wanted()
+    wanted: Wanted = CPU_SLOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +45,14 @@ class Policy:
     turn_s: float = 30.0
     """Where there are more who want slots than slots: how long a turn is, at least."""
     reserve_after_s: float = 15.0
-    """A lease of several slots that has waited so long keeps a node's free slots when it is next."""
+    """A lease of several slots that has waited so long keeps a node when it is next."""
     horizon_s: float = 30.0
     """Seconds that a slot held now counts on top of what was attained: the use that it promises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All that a decision depends on: the pools whose slots are of one resource, and their users."""
+    """All that a decision depends on: the pools of one resource, and their users."""
 
     pools: tuple[Pool, ...]
     terms: Mapping[TenantName, Terms]

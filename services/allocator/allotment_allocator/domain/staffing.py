@@ -209,9 +209,7 @@ def _fill(
             todo.waits[lease.name] = _starting("another trainer has to leave its slots first")
 
 
-def _evict(
-    lease: Lease, place: Place, idle: list[Trainer], room: _Room, todo: Staffing
-) -> None:
+def _evict(lease: Lease, place: Place, idle: list[Trainer], room: _Room, todo: Staffing) -> None:
     """Ends as many idle trainers as the lease needs: other tenants' first, oldest first."""
     here = [t for t in idle if t.place == place]
     for trainer in sorted(here, key=lambda t: (t.tenant == lease.tenant, t.since_s)):

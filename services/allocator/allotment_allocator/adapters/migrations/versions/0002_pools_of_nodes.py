@@ -18,5 +18,5 @@ def upgrade() -> None:
             "leases", sa.Column(column, sa.String(63), nullable=False, server_default=default)
         )
     op.add_column("leases", sa.Column("node", sa.String(253)))
-    if op.get_bind().dialect.name == "postgresql":
-        op.alter_column("accounts", "who", type_=sa.String(240))
+    with op.batch_alter_table("accounts") as accounts:
+        accounts.alter_column("who", type_=sa.String(240))
