@@ -248,6 +248,28 @@ def model(wire: search_pb2.Model) -> types.Model:
         problem=problem(wire),
         create_time=_at(wire.create_time),
         ready_time=_time(wire, "ready_time"),
+        members=_members(source),
+        calibration=_calibration(source),
+    )
+
+
+def _members(source: search_pb2.ModelSource) -> tuple[types.Member, ...]:
+    if not source.members and source.trials:
+        family = source.family.removeprefix("families/")
+        return (types.Member(trial=source.trials[0], weight=1.0, family=family),)
+    return tuple(
+        types.Member(trial=m.trial, weight=m.weight, family=m.family.removeprefix("families/"))
+        for m in source.members
+    )
+
+
+def _calibration(source: search_pb2.ModelSource) -> types.Calibration | None:
+    if not source.HasField("calibration"):
+        return None
+    return types.Calibration(
+        temperature=source.calibration.temperature,
+        ece_before=source.calibration.ece_before,
+        ece_after=source.calibration.ece_after,
     )
 
 

@@ -277,6 +277,25 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A trial in a model. The weights of a model's members sum to 1."""
+
+    trial: str
+    weight: float
+    family: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The model's probabilities are p^(1 / temperature), scaled to sum to 1."""
+
+    temperature: float
+    ece_before: float
+    ece_after: float
+    """Expected calibration error on the rows of the score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     name: str
     state: ModelState
@@ -294,6 +313,14 @@ class Model:
     problem: Problem | None
     create_time: datetime
     ready_time: datetime | None
+    members: tuple[Member, ...] = ()
+    """The heaviest first; one where the model is a single trial."""
+    calibration: Calibration | None = None
+
+    @property
+    def is_trial(self) -> bool:
+        """One trial as it is."""
+        return len(self.trials) == 1 and self.calibration is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

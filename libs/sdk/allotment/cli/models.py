@@ -17,6 +17,7 @@ from allotment.cli.render import (
     size,
 )
 from allotment.cli.session import connect
+from allotment.types import Model
 
 app = typer.Typer(help="List, watch and download models.", no_args_is_help=True)
 ModelArgument = Annotated[str, typer.Argument(help="A model's name, EXPERIMENT/3, EXPERIMENT/best")]
@@ -31,12 +32,13 @@ def list_models(experiment: str, as_json: JsonOption = False) -> None:
         print_json(found)
         return
     print_table(
-        ("MODEL", "STATE", "FAMILY", "METRIC", "SCORE", "SIZE", "READY"),
+        ("MODEL", "STATE", "FAMILY", "TRIALS", "METRIC", "SCORE", "SIZE", "READY"),
         (
             (
                 m.name.rsplit("/", 1)[-1],
                 str(m.state),
                 m.family,
+                " ".join(_id(member.trial) for member in m.members),
                 str(m.metric),
                 number(m.score),
                 size(m.artefact_size_bytes),
@@ -46,6 +48,26 @@ def list_models(experiment: str, as_json: JsonOption = False) -> None:
         ),
         empty="no models yet",
     )
+
+
+def _members(model: Model) -> str:
+    if len(model.members) == 1:
+        return f"trial {_id(model.members[0].trial)}"
+    return ", ".join(f"{m.weight:.3f} x trial {_id(m.trial)} ({m.family})" for m in model.members)
+
+
+def _calibration(model: Model) -> dict[str, str]:
+    found = model.calibration
+    if found is None:
+        return {}
+    return {
+        "temperature": number(found.temperature),
+        "calibration error": f"{found.ece_before:.4f} before, {found.ece_after:.4f} after",
+    }
+
+
+def _id(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
 
 
 @app.command()
@@ -61,7 +83,8 @@ def show(model: ModelArgument, as_json: JsonOption = False) -> None:
             "model": found.name,
             "state": str(found.state),
             "family": found.family,
-            "trials": ", ".join(name.rsplit("/", 1)[-1] for name in found.trials),
+            "members": _members(found),
+            **_calibration(found),
             **{f"metric {name}": number(value) for name, value in found.metrics.items()},
             "size": size(found.artefact_size_bytes),
             "sha256": found.artefact_sha256 or "-",

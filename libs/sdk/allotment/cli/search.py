@@ -239,7 +239,8 @@ class Search:
         trials = list(self._found.trials.values())
         if self._staged is not None:
             folder = self._folder(self._staged)
-            files = write_files(self._request.out, folder, trials, experiment.metric)
+            metric, model = experiment.metric, self._staged
+            files = write_files(self._request.out, folder, trials, metric, model)
             self._view.finished(experiment, self._staged, trials, files)
         if failures:
             raise failures[0]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from allotment.cli.leaderboard import ranked
+from allotment.cli.leaderboard import Row, ranked
 from allotment.cli.render import number, print_json, print_table
 from allotment.cli.started import STARTED_MONOTONIC
 from allotment.types import Change, DatasetVersion, Experiment, Model, Progress, Trial, TrialState
@@ -138,13 +138,13 @@ class View:
     ) -> None:
         """The leaderboard and what was written."""
         self.close()
-        board = ranked(trials, experiment.metric)
+        board = ranked(trials, experiment.metric, model)
         if self._as_json:
             print_json(
                 {
                     "model": model,
                     "files": {path.name: str(path) for path in files},
-                    "trials": board,
+                    "trials": by_rank(trials, board),
                     "warnings": experiment.warnings,
                 }
             )
@@ -152,12 +152,30 @@ class View:
         print_table(
             ("TRIAL", "FAMILY", str(experiment.metric).upper(), "FIT S", "STATE"),
             (
-                (t.id, t.family, number(t.score), f"{t.fit_s:.2f}", str(t.state))
-                for t in board[:TABLE_ROWS]
+                (r.id, r.family, number(r.score), f"{r.fit_s:.2f}", r.state)
+                for r in board[:TABLE_ROWS]
             ),
         )
         if len(board) > TABLE_ROWS:
             print(f"... and {len(board) - TABLE_ROWS} more in leaderboard.csv")
+        if len(model.members) > 1:
+            parts = ", ".join(f"{m.weight:.2f} x {_id(m.trial)}" for m in model.members)
+            print(f"model: {parts}")
+        if model.calibration is not None:
+            print(
+                f"calibrated: temperature {number(model.calibration.temperature)}, expected error "
+                f"{model.calibration.ece_before:.4f} -> {model.calibration.ece_after:.4f}"
+            )
         for path in files:
             print(f"written: {path}")
         sys.stdout.flush()
+
+
+def by_rank(trials: Sequence[Trial], board: Sequence[Row]) -> list[Trial]:
+    """The trials in the order of the leaderboard."""
+    known = {trial.id: trial for trial in trials}
+    return [known[row.id] for row in board if row.id in known]
+
+
+def _id(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
