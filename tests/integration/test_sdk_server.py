@@ -85,6 +85,23 @@ def test_data_frames_are_uploaded(client: allotment.Client, kind: str) -> None:
     assert "upload" in stages
 
 
+def test_nothing_of_an_upload_is_left_after_its_import(
+    client: allotment.Client, system: LocalSystem, tmp_path: Path
+) -> None:
+    def left() -> list[Path]:
+        return [path for path in system.folder.glob("**/uploads/*/*") if path.is_file()]
+
+    before = left()
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"x,y\n1,a\n2,b\n")
+    client.upload(path)
+    assert left() == before
+    path.write_bytes(b"\x00not a table")
+    with pytest.raises(errors.InvalidArgument):
+        client.upload(path)
+    assert left() == before
+
+
 def test_something_else_is_no_data(client: allotment.Client) -> None:
     with pytest.raises(errors.InvalidArgument) as caught:
         client.upload(3)  # type: ignore[arg-type]

@@ -1,9 +1,13 @@
 """What can be uploaded, and its way to the server in resumable pieces."""
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
@@ -26,9 +30,14 @@ from allotment_core.errors import (
 from allotment_core.rpc.client import from_rpc_error
 
 CHUNK_BYTES = 1 << 20
-SEGMENT_BYTES = 32 << 20
-"""Bytes that one stream carries; the next stream goes on behind them."""
-SEGMENT_S = 120.0
+AHEAD_CHUNKS = 4
+"""Chunks that are read and hashed while earlier ones are on their way."""
+FIRST_SEGMENT_BYTES = 32 << 20
+"""Bytes that the first stream carries; the next one goes on behind them, with as many as ..."""
+SEGMENT_S = 10.0
+"""... take about this long, and never more than"""
+LARGEST_SEGMENT_BYTES = 4 << 30
+SEGMENT_DEADLINE_S = 120.0
 
 OnProgress = Callable[[Progress], None]
 
@@ -100,11 +109,26 @@ class Upload:
         self._size_bytes = size_bytes
         self._sha256 = hashlib.sha256()
         self._hashed_bytes = 0
+        self._segment_bytes = FIRST_SEGMENT_BYTES
+        # One thread: bytes are hashed in their order.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="upload")
 
     async def send(self, on_progress: OnProgress | None) -> str:
         """The name of the complete upload. Raises: AllotmentError; DataLoss when bytes changed on
         the way.
         """
+        try:
+            upload = await self._send_all(on_progress)
+        finally:
+            self._reader.shutdown(wait=False, cancel_futures=True)
+        if upload.sha256 and upload.sha256 != self._sha256.hexdigest():
+            raise DataLoss(
+                f"upload {upload.name} arrived with other bytes than were sent; upload it again",
+                reason="UPLOAD_DAMAGED",
+            )
+        return upload.name
+
+    async def _send_all(self, on_progress: OnProgress | None) -> wire.Upload:
         created = await self._connection.call(
             self._stub.CreateUpload,
             wire.CreateUploadRequest(
@@ -123,14 +147,18 @@ class Upload:
                 error = from_rpc_error(e)
                 if not isinstance(error, Unavailable | DeadlineExceeded | OutOfRange):
                     raise error from None
+                self._segment_bytes = FIRST_SEGMENT_BYTES
                 await outage.bear(error)
                 upload = await self._received(upload.name)
-        if upload.sha256 and upload.sha256 != self._sha256.hexdigest():
-            raise DataLoss(
-                f"upload {upload.name} arrived with other bytes than were sent; upload it again",
-                reason="UPLOAD_DAMAGED",
-            )
-        return upload.name
+        return upload
+
+    async def drop(self, name: str) -> None:
+        """Frees the server's copy, which nothing needs once it is imported. What can't be freed
+        now expires there by itself.
+        """
+        request = wire.DeleteUploadRequest(request_id=new_request_id(), name=name)
+        with contextlib.suppress(AllotmentError):
+            await self._connection.call(self._stub.DeleteUpload, request)
 
     async def _received(self, name: str) -> wire.Upload:
         got = await self._connection.call(self._stub.GetUpload, wire.GetUploadRequest(name=name))
@@ -139,23 +167,42 @@ class Upload:
     async def _send_segment(
         self, name: str, offset: int, on_progress: OnProgress | None
     ) -> wire.Upload:
+        started = time.monotonic()
         chunks = self._chunks(name, offset, on_progress)
-        response = await self._stub.WriteUpload(chunks, timeout=SEGMENT_S)
+        response = await self._stub.WriteUpload(chunks, timeout=SEGMENT_DEADLINE_S)
+        bytes_per_s = self._segment_bytes / max(time.monotonic() - started, 1e-3)
+        self._segment_bytes = min(
+            max(int(bytes_per_s * SEGMENT_S), FIRST_SEGMENT_BYTES), LARGEST_SEGMENT_BYTES
+        )
         return response.upload
 
     async def _chunks(
         self, name: str, offset: int, on_progress: OnProgress | None
     ) -> AsyncIterator[wire.WriteUploadRequest]:
-        end = min(offset + SEGMENT_BYTES, self._size_bytes)
-        while True:
-            data = await asyncio.to_thread(self._read, offset, min(CHUNK_BYTES, end - offset))
-            last = offset + len(data) >= self._size_bytes
-            yield wire.WriteUploadRequest(name=name, offset=offset, data=data, last=last)
-            offset += len(data)
-            if on_progress:
-                on_progress(Progress(stage="upload", fraction=offset / max(1, self._size_bytes)))
-            if last or offset >= end:
-                return
+        loop = asyncio.get_running_loop()
+        end = min(offset + self._segment_bytes, self._size_bytes)
+        coming: deque[asyncio.Future[bytes]] = deque()
+        ahead = offset
+        try:
+            while True:
+                while len(coming) < AHEAD_CHUNKS and (ahead < end or not coming):
+                    size = min(CHUNK_BYTES, end - ahead)
+                    coming.append(loop.run_in_executor(self._reader, self._read, ahead, size))
+                    ahead += size
+                data = await coming.popleft()
+                last = offset + len(data) >= self._size_bytes
+                yield wire.WriteUploadRequest(name=name, offset=offset, data=data, last=last)
+                offset += len(data)
+                if on_progress:
+                    fraction = offset / max(1, self._size_bytes)
+                    on_progress(Progress(stage="upload", fraction=fraction))
+                if last or offset >= end:
+                    return
+        finally:
+            for each in coming:
+                if not each.cancel():
+                    # What nobody waits for any more may fail.
+                    each.exception()
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
         self._file.seek(offset)

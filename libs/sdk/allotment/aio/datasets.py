@@ -56,11 +56,12 @@ class Datasets(Group):
         """
         append_name = self._name(append_to, "datasets") if append_to else ""
         with opened(source) as (file, size_bytes, file_format):
-            upload = await Upload(self._connection, file, size_bytes).send(progress)
+            upload = Upload(self._connection, file, size_bytes)
+            name = await upload.send(progress)
         request = wire.CreateImportRequest(
             request_id=new_request_id(),
             parent=self._tenant,
-            upload=upload,
+            upload=name,
             dataset_id=append_name.rsplit("/", 1)[-1] or dataset_id,
             append=bool(append_name),
             format=file_format,
@@ -68,11 +69,17 @@ class Datasets(Group):
             target_hint=target_hint,
         )
         operation = (await self._call(self._stub.CreateImport, request)).operation
-        return await self._imported(operation, progress)
+        ended = await self._ended(operation, progress)
+        await upload.drop(name)
+        if ended.state != wire.IMPORT_STATE_SUCCEEDED:
+            raise InvalidArgument(
+                ended.problem.message
+                or f"the import {ended.name} was cancelled; upload the file again",
+                reason=ended.problem.reason or "IMPORT_CANCELLED",
+            )
+        return await self.version(ended.version)
 
-    async def _imported(
-        self, operation: wire.Import, progress: OnProgress | None
-    ) -> DatasetVersion:
+    async def _ended(self, operation: wire.Import, progress: OnProgress | None) -> wire.Import:
         name = operation.name
         request = wire.WatchImportRequest(name=name)
 
@@ -88,13 +95,7 @@ class Datasets(Group):
                 if progress:
                     stage = operation.stage.lower() or "queued"
                     progress(Progress(stage=stage, fraction=operation.progress))
-        if operation.state != wire.IMPORT_STATE_SUCCEEDED:
-            problem = operation.problem
-            raise InvalidArgument(
-                problem.message or f"the import {name} was cancelled; upload the file again",
-                reason=problem.reason or "IMPORT_CANCELLED",
-            )
-        return await self.version(operation.version)
+        return operation
 
     async def get(self, dataset: str | Named) -> Dataset:
         request = wire.GetDatasetRequest(name=self._name(dataset, "datasets"))
