@@ -6,6 +6,7 @@ import sys
 SHORT_FORMS = (
     ("startup", "--repeat", "3"),
     ("first_model", "--repeat", "3"),
+    ("upload", "--size-mib", "64", "--repeat", "5"),
     ("deadline", "--budget", "10", "--load", "both"),
     ("quality", "--budget", "20s", "--seeds", "0"),
 )
