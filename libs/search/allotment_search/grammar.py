@@ -61,6 +61,10 @@ class Grammar:
             if n in chosen
         )
 
+    def choices_of(self, family: str, name: str) -> Mapping[str, Value]:
+        """What a named default chooses; the rest is as the grammar has it."""
+        return dict(self._space.defaults[family][name])
+
     def default(
         self, family: str, name: str = "default", shape: TaskShape | None = None
     ) -> Derivation:
@@ -68,20 +72,43 @@ class Grammar:
 
         Raises: KeyError when there is none.
         """
-        named = self._space.defaults[family][name]
-        at = shape or _MEDIUM
+        return self._follow(family, self._space.defaults[family][name], shape or _MEDIUM)
+
+    def following(
+        self, family: str, choices: Mapping[str, Value], shape: TaskShape
+    ) -> Derivation | None:
+        """The derivation that makes these choices where the shape has a place for them.
+
+        None when one of them is not there, or not for this shape.
+        """
+        if family not in self._families:
+            return None
+        for nonterminal in self._expansion(family):
+            if nonterminal.name not in choices:
+                continue
+            production = nonterminal.productions.get(str(choices[nonterminal.name]))
+            if production is None or not production.fits(shape):
+                return None
+        derivation = self._follow(family, choices, shape)
+        try:
+            self.check(derivation)
+        except InvalidArgument:
+            return None
+        return derivation
+
+    def _follow(self, family: str, chosen: Mapping[str, Value], at: TaskShape) -> Derivation:
         choices = [Choice(self._space.start, family)]
         for nonterminal in self._expansion(family):
-            # What the task has no columns for is the same in all defaults.
-            chosen = named if nonterminal.matters(at) else {}
-            production = self._default_production(nonterminal, chosen, at)
+            # What the task has no columns for is the same in all of them.
+            here = chosen if nonterminal.matters(at) else {}
+            production = self._default_production(nonterminal, here, at)
             choices.append(Choice(nonterminal.name, production.name))
             params: dict[str, Value] = {}
             for parameter_name, parameter in production.params.items():
                 if parameter.when and params.get(parameter.when[0]) != parameter.when[1]:
                     continue
                 symbol = f"{production.name}.{parameter_name}"
-                value = chosen.get(symbol, parameter.default_for(at))
+                value = here.get(symbol, parameter.default_for(at))
                 params[parameter_name] = parameter.within(value, at)
                 choices.append(Choice(symbol, params[parameter_name]))
         return tuple(choices)
