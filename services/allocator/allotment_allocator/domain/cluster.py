@@ -1,0 +1,200 @@
+"""Pools made of a cluster's nodes: a pure function of what the cluster says.
+
+Nodes are grouped by a label, Allotment's own first, then those that managed clusters put there. The
+slots of a GPU node are its devices, or the slices of one MIG profile; the slots of other nodes are
+so many threads and so much memory each. What other pods use is not ours.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from allotment_allocator.domain.pool import (
+    CPU,
+    GPU,
+    MIG_PREFIX,
+    Node,
+    NodeState,
+    Pool,
+    PoolKind,
+)
+from allotment_core.names import PoolName
+
+POOL_LABELS = (
+    "allotment.dev/pool",
+    "cloud.google.com/gke-nodepool",
+    "eks.amazonaws.com/nodegroup",
+    "kubernetes.azure.com/agentpool",
+    "agentpool",
+    "karpenter.sh/nodepool",
+)
+"""The first one that a node has names its pool."""
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+UNLABELLED = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node as the cluster describes it. CPUs in cores, memory in bytes, devices counted."""
+
+    name: str
+    labels: Mapping[str, str]
+    allocatable: Mapping[str, float]
+    ready: bool
+    ready_since: datetime
+    """When `ready` last changed."""
+    cordoned: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredPool:
+    """A pool that an autoscaler keeps small: what it can grow to."""
+
+    most_nodes: int
+    node_slots: int
+    resource: str = GPU
+    product: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRules:
+    """How nodes become pools."""
+
+    gpu_resource: str = "nvidia.com/gpu"
+    """What the cluster calls a whole device."""
+    mig_prefix: str = "nvidia.com/mig-"
+    threads_per_slot: int = 1
+    memory_bytes_per_slot: int = 2 << 30
+    gpu_threads: int = 4
+    """Threads and memory that a trainer has beside each GPU or slice."""
+    gpu_memory_bytes: int = 16 << 30
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """Per slot and hour, by pool."""
+    declared: Mapping[str, DeclaredPool] = field(default_factory=dict)
+    tolerated: tuple[str, ...] = ("nvidia.com/gpu", "allotment.dev/dedicated")
+    """Keys of taints that trainers tolerate."""
+    lost_after_s: float = 40.0
+    """A node that is not ready for so long is lost, unless most of its pool is away with it."""
+
+
+def make_pools(
+    nodes: Sequence[NodeView],
+    used_by_others: Mapping[str, Mapping[str, float]],
+    rules: PoolRules,
+    now: datetime,
+) -> tuple[Pool, ...]:
+    """The pools, by name. `used_by_others`: requests of pods that are not ours, by node."""
+    groups: dict[tuple[str, str], list[tuple[NodeView, int]]] = {}
+    for node in sorted(nodes, key=lambda each: each.name):
+        others = used_by_others.get(node.name, {})
+        for resource, slot_count in _slots(node, others, rules).items():
+            groups.setdefault((pool_of(node), resource), []).append((node, slot_count))
+    pools = [_pool(*key, members, rules, now) for key, members in groups.items()]
+    there = {pool.name.pool_id for pool in pools}
+    for pool_id, declared in rules.declared.items():
+        if pool_id not in there:
+            pools.append(_empty(pool_id, declared, rules))
+    return tuple(sorted(pools, key=lambda pool: pool.name.pool_id))
+
+
+def pool_of(node: NodeView) -> str:
+    """The id of the pool that a node belongs to."""
+    label = next((node.labels[key] for key in POOL_LABELS if node.labels.get(key)), UNLABELLED)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-._")[:50] or UNLABELLED
+
+
+def _slots(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> dict[str, int]:
+    """Slots of a node by resource; a node with devices offers no CPU slots."""
+    devices: dict[str, int] = {}
+    for name, amount in node.allocatable.items():
+        if name == rules.gpu_resource:
+            resource = GPU
+        elif name.startswith(rules.mig_prefix):
+            resource = MIG_PREFIX + name.removeprefix(rules.mig_prefix)
+        else:
+            continue
+        if amount > 0:
+            devices[resource] = max(0, int(amount - others.get(name, 0)))
+    if any(t.effect != "PreferNoSchedule" and t.key not in rules.tolerated for t in _taints(node)):
+        return {}
+    if devices:
+        return devices
+    free_cores = node.allocatable.get("cpu", 0.0) - others.get("cpu", 0.0)
+    free_bytes = node.allocatable.get("memory", 0.0) - others.get("memory", 0.0)
+    slots = min(
+        free_cores // rules.threads_per_slot,
+        free_bytes // rules.memory_bytes_per_slot,
+        node.allocatable.get("pods", 110.0) - others.get("pods", 0.0),
+    )
+    return {CPU: max(0, int(slots))}
+
+
+def _taints(node: NodeView) -> Iterable[Taint]:
+    """Taints that say more than the node's state, which its own fields tell."""
+    return (t for t in node.taints if not t.key.startswith("node.kubernetes.io/"))
+
+
+def _pool(
+    pool_id: str,
+    resource: str,
+    members: Sequence[tuple[NodeView, int]],
+    rules: PoolRules,
+    now: datetime,
+) -> Pool:
+    away = sum(not node.ready for node, _ in members)
+    together = len(members) > 1 and 2 * away > len(members)
+    nodes = [
+        Node(name=node.name, slot_count=slots, state=_state(node, together, rules, now))
+        for node, slots in members
+    ]
+    declared = rules.declared.get(pool_id)
+    if declared is not None and declared.resource == resource:
+        nodes += _expected(declared, len(members))
+    products = Counter(node.labels.get(PRODUCT_LABEL, "") for node, _ in members)
+    return _made(pool_id, resource, products.most_common(1)[0][0], nodes, rules)
+
+
+def _empty(pool_id: str, declared: DeclaredPool, rules: PoolRules) -> Pool:
+    return _made(pool_id, declared.resource, declared.product, _expected(declared, 0), rules)
+
+
+def _expected(declared: DeclaredPool, there: int) -> list[Node]:
+    return [
+        Node(name=f"+{n}", slot_count=declared.node_slots, expected=True)
+        for n in range(1, declared.most_nodes - there + 1)
+    ]
+
+
+def _made(
+    pool_id: str, resource: str, product: str, nodes: Sequence[Node], rules: PoolRules
+) -> Pool:
+    name = f"{pool_id}-{resource}" if resource.startswith(MIG_PREFIX) else pool_id
+    on_cpu = resource == CPU
+    return Pool(
+        name=PoolName(name),
+        nodes=tuple(nodes),
+        kind=PoolKind.NODES,
+        resource=resource,
+        product="" if on_cpu else product,
+        threads_per_slot=rules.threads_per_slot if on_cpu else rules.gpu_threads,
+        memory_bytes_per_slot=rules.memory_bytes_per_slot if on_cpu else rules.gpu_memory_bytes,
+        price_per_slot_hour=rules.prices.get(name, rules.prices.get(pool_id, 0.0)),
+    )
+
+
+def _state(node: NodeView, together: bool, rules: PoolRules, now: datetime) -> NodeState:
+    """`together`: most of its pool is not ready, so that the fault is rather between us."""
+    if not node.ready:
+        gone_s = (now - node.ready_since).total_seconds()
+        return NodeState.LOST if gone_s >= rules.lost_after_s and not together else NodeState.AWAY
+    return NodeState.CORDONED if node.cordoned else NodeState.OPEN

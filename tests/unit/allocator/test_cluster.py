@@ -1,0 +1,133 @@
+"""Pools out of a cluster's nodes."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from allotment_allocator.domain.cluster import (
+    POOL_LABELS,
+    DeclaredPool,
+    NodeView,
+    PoolRules,
+    Taint,
+    make_pools,
+)
+from allotment_allocator.domain.pool import CPU, GPU, NodeState, Pool
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
+
+
+def gpu_node(name: str, pool: str = "h100", gpus: float = 8, **more: object) -> NodeView:
+    node = NodeView(
+        name=name,
+        labels={"allotment.dev/pool": pool, "nvidia.com/gpu.product": "H100"},
+        allocatable={"cpu": 64, "memory": 512 << 30, "nvidia.com/gpu": gpus},
+        ready=True,
+        ready_since=NOW - timedelta(hours=1),
+        taints=(GPU_TAINT,),
+    )
+    return replace(node, **more)  # type: ignore[arg-type]
+
+
+def cpu_node(name: str, cores: float = 8, **more: object) -> NodeView:
+    node = NodeView(
+        name=name,
+        labels={},
+        allocatable={"cpu": cores, "memory": 16 << 30, "pods": 110},
+        ready=True,
+        ready_since=NOW - timedelta(hours=1),
+    )
+    return replace(node, **more)  # type: ignore[arg-type]
+
+
+def made(
+    *nodes: NodeView, rules: PoolRules | None = None, **used: dict[str, float]
+) -> dict[str, Pool]:
+    pools = make_pools(nodes, used, rules or PoolRules(), NOW)
+    return {pool.name.pool_id: pool for pool in pools}
+
+
+@pytest.mark.parametrize("label", POOL_LABELS)
+def test_pools_are_known_by_the_labels_of_managed_clusters(label: str) -> None:
+    node = gpu_node("a", labels={label: "big"})
+    assert list(made(node)) == ["big"]
+
+
+def test_our_own_label_goes_before_the_others() -> None:
+    node = gpu_node("a", labels={label: f"p{n}" for n, label in enumerate(POOL_LABELS)})
+    assert list(made(node)) == ["p0"]
+
+
+def test_what_other_pods_use_is_not_ours() -> None:
+    pool = made(gpu_node("a"), gpu_node("b"), a={"nvidia.com/gpu": 3})["h100"]
+    assert [(n.name, n.slot_count) for n in pool.nodes] == [("a", 5), ("b", 8)]
+    assert (pool.resource, pool.product) == (GPU, "H100")
+
+
+def test_slots_of_cpu_nodes_are_bound_by_cores_and_memory() -> None:
+    rules = PoolRules(threads_per_slot=2, memory_bytes_per_slot=4 << 30)
+    pool = made(cpu_node("a"), cpu_node("b"), rules=rules, b={"memory": 9 << 30})["default"]
+    assert pool.resource == CPU
+    assert [node.slot_count for node in pool.nodes] == [4, 1]
+
+
+def test_tainted_nodes_are_left_to_those_they_are_meant_for() -> None:
+    taint = Taint("team", "other", "NoSchedule")
+    assert made(cpu_node("a", taints=(taint,))) == {}
+    assert made(gpu_node("a", taints=(GPU_TAINT, taint))) == {}
+    assert made(cpu_node("a", taints=(replace_effect(taint),)))["default"].slot_count == 8
+
+
+def replace_effect(taint: Taint) -> Taint:
+    return Taint(taint.key, taint.value, "PreferNoSchedule")
+
+
+def test_slices_of_a_device_are_a_pool_of_their_own() -> None:
+    node = gpu_node("a", allocatable={"nvidia.com/gpu": 0, "nvidia.com/mig-1g.10gb": 14})
+    assert made(node)["h100-mig-1g.10gb"].resource == "mig-1g.10gb"
+
+
+def test_a_pool_that_has_no_node_yet_can_be_waited_for() -> None:
+    declared = DeclaredPool(most_nodes=3, node_slots=4, product="L4")
+    rules = PoolRules(declared={"l4": declared})
+    empty = made(rules=rules)["l4"]
+    assert (empty.slot_count, len(empty.nodes), empty.product) == (12, 3, "L4")
+    one = made(gpu_node("a", pool="l4", gpus=4), rules=rules)["l4"]
+    assert [node.expected for node in one.nodes] == [False, True, True]
+
+
+def test_a_node_is_away_at_once_and_lost_after_a_while() -> None:
+    def state(seconds: float, *others: NodeView) -> NodeState:
+        gone = gpu_node("a", ready=False, ready_since=NOW - timedelta(seconds=seconds))
+        return made(gone, *others)["h100"].nodes[0].state
+
+    well = gpu_node("b")
+    assert state(5, well) is NodeState.AWAY
+    assert state(41, well) is NodeState.LOST
+    assert state(41) is NodeState.LOST
+
+
+def test_most_of_a_pool_is_never_lost_at_once() -> None:
+    gone = [
+        gpu_node(name, ready=False, ready_since=NOW - timedelta(minutes=5)) for name in ("a", "b")
+    ]
+    states = [node.state for node in made(*gone, gpu_node("c"))["h100"].nodes]
+    assert states == [NodeState.AWAY, NodeState.AWAY, NodeState.OPEN]
+
+
+def test_a_cordoned_node_is_said_to_be() -> None:
+    assert made(gpu_node("a", cordoned=True))["h100"].nodes[0].state is NodeState.CORDONED
+
+
+def test_odd_labels_make_valid_names() -> None:
+    node = gpu_node("a", labels={"agentpool": "/my pool/…"})
+    assert list(made(node)) == ["my-pool"]
+
+
+def test_prices_are_per_pool() -> None:
+    assert (
+        made(gpu_node("a"), rules=PoolRules(prices={"h100": 2.5}))["h100"].price_per_slot_hour
+        == 2.5
+    )
