@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -126,7 +126,7 @@ class Network:
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
-    async def __aenter__(self) -> "Network":
+    async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
         self.port = self._listener.sockets[0].getsockname()[1]
         return self
