@@ -42,6 +42,11 @@ class Manners:
     """The stream breaks right after the n-th result was sent, before it is acknowledged."""
     outcome: Callable[[session_pb2.Assignment], session_pb2.TrialFailure | None] = lambda a: None
     score: Callable[[session_pb2.Assignment], float] = made_up_score
+    fold_count: int = 0
+    """It reports so many folds, each with the final score, and waits at rungs as trainers do;
+    0: one of two, with 0.5."""
+    predictions_sha256: Callable[[session_pb2.Assignment], str] = lambda a: "2" * 64
+    """Of a blob that is there, or not."""
     hang: bool = False
     """It takes trials and never reports anything but heartbeats."""
 
@@ -63,6 +68,7 @@ class PretendTrainer:
         self._unacknowledged: list[session_pb2.OpenSessionRequest] = []
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._outbox: asyncio.Queue[session_pb2.OpenSessionRequest | None] = asyncio.Queue()
+        self._folds: dict[str, int] = {}
         self._results = 0
         self.revoked = ""
         self.refused: grpc.StatusCode | None = None
@@ -153,12 +159,54 @@ class PretendTrainer:
                 task = self._running.pop((response.stop.trial, response.stop.trial_epoch), None)
                 if task is not None:
                     task.cancel()
+                    self._leave(response.stop)
             case "revoke":
                 self.revoked = response.revoke.reason
+
+    def _leave(self, stop: session_pb2.StopTrial) -> None:
+        """Hands in what was fitted of a trial that is put off."""
+        if not self._manners.fold_count or stop.reason != "NO_POTENTIAL":
+            return
+        folds = self._folds[stop.trial]
+        name = hashlib.sha256(f"{stop.trial} {folds}".encode()).hexdigest()
+        failure = session_pb2.TrialFailure(
+            cause=search_pb2.ATTEMPT_CAUSE_PAUSED, checkpoint_sha256=name, checkpoint_folds=folds
+        )
+        failure.key.trial, failure.key.trial_epoch = stop.trial, stop.trial_epoch
+        failure.key.sequence = self._manners.fold_count + 3
+        self._send(session_pb2.OpenSessionRequest(failure=failure))
+
+    async def _fold_by_fold(self, assignment: session_pb2.Assignment) -> None:
+        score = self._manners.score(assignment)
+        first = self._folds.get(assignment.trial, 0) if assignment.checkpoint_sha256 else 0
+        for fold in range(first + 1, self._manners.fold_count + 1):
+            progress = session_pb2.TrialProgress(
+                key=self._key(assignment, fold + 1),
+                finished_folds=fold,
+                fold_count=self._manners.fold_count,
+                score=score,
+            )
+            report = session_pb2.OpenSessionRequest(progress=progress)
+            self._send(report)
+            if fold in assignment.rungs:
+                self._folds[assignment.trial] = fold
+                while report in self._unacknowledged:  # noqa: ASYNC110 (a test's trainer)
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
     async def _train(self, assignment: session_pb2.Assignment) -> None:
         if self._manners.hang:
             await asyncio.Event().wait()
+        if self._manners.fold_count:
+            started = session_pb2.TrialStarted(key=self._key(assignment, 1))
+            self._send(session_pb2.OpenSessionRequest(started=started))
+            await self._fold_by_fold(assignment)
+            await asyncio.sleep(self._manners.train_s)
+            self._running.pop((assignment.trial, assignment.trial_epoch), None)
+            result = self._result(assignment)
+            result.key.sequence = self._manners.fold_count + 2
+            self._send(session_pb2.OpenSessionRequest(result=result))
+            return
         key = (assignment.trial, assignment.trial_epoch)
         started = session_pb2.TrialStarted(key=self._key(assignment, 1))
         progress = session_pb2.TrialProgress(
@@ -194,8 +242,8 @@ class PretendTrainer:
             fit_s=0.01,
             graph_sha256=hashlib.sha256(assignment.trial.encode()).hexdigest(),
             reference_sha256="1" * 64,
-            predictions_sha256="2" * 64,
-            fold_count=2,
+            predictions_sha256=self._manners.predictions_sha256(assignment),
+            fold_count=self._manners.fold_count or 2,
             validation_row_count=200,
         )
 

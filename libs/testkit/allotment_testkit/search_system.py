@@ -89,6 +89,8 @@ class PretendBlobs:
 
     def __init__(self) -> None:
         self.held: dict[str, list[str]] = {}
+        self.files: dict[str, bytes] = {}
+        """What can be read, by sha256; every other blob is gone."""
         self.released: list[str] = []
 
     async def HoldBlobs(
@@ -96,6 +98,19 @@ class PretendBlobs:
     ) -> blob_pb2.HoldBlobsResponse:
         self.held[request.owner] = list(request.names)
         return blob_pb2.HoldBlobsResponse()
+
+    async def ReadBlob(
+        self, request: blob_pb2.ReadBlobRequest, context: Any
+    ) -> AsyncIterator[blob_pb2.ReadBlobResponse]:
+        content = self.files.get(request.name.rpartition("/")[2])
+        if content is None:
+            raise NotFound(f"there is no blob {request.name}")
+        yield blob_pb2.ReadBlobResponse(data=content)
+
+    async def GetBlob(
+        self, request: blob_pb2.GetBlobRequest, context: Any
+    ) -> blob_pb2.GetBlobResponse:
+        return blob_pb2.GetBlobResponse(blob=blob_pb2.Blob(name=request.name, size_bytes=1_000))
 
     async def ReleaseBlobs(
         self, request: blob_pb2.ReleaseBlobsRequest, context: Any
