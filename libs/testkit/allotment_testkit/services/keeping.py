@@ -105,8 +105,8 @@ class Keeper:
             each.start()
 
     async def stop(self) -> None:
-        for each in reversed(self.kept):
-            await each.stop()
+        # All at once: each lets its own calls end, and waits for nobody.
+        await asyncio.gather(*(each.stop() for each in self.kept))
 
     def _note(self) -> None:
         aside = self._path.with_suffix(".new")

@@ -17,7 +17,7 @@ from allotment_testkit.s3 import S3Server
 
 HOST = "127.0.0.1"
 STARTED = ("allocator", "dataset", "exporter", "controller", "gateway")
-"""In this order; they stop in the opposite one."""
+"""In this order."""
 TOKEN_TTL_S = 30 * 24 * 3600
 # Below those that systems give to outgoing connections: a port stays free while its process is
 # away, and nobody who tries to connect to it meets himself.

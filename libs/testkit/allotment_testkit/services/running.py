@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from allotment_core.rpc.client import OPTIONS
+from allotment_testkit.postgres import VARIABLE as POSTGRES
 from allotment_testkit.postgres import fresh_database, postgres_server
 from allotment_testkit.s3 import s3_bucket, s3_server
 from allotment_testkit.services.keeping import Keeper
@@ -30,14 +32,22 @@ def run(folder: Path | None, port: int) -> int:
         if any(folder.iterdir()):
             print(f"error: {folder} is not empty; choose another --dir", file=sys.stderr)
             return 1
-        server = stack.enter_context(postgres_server())
-        s3 = stack.enter_context(s3_server())
-        stores = Stores(
-            database_url=stack.enter_context(fresh_database(server)),
-            s3=s3,
-            bucket=stack.enter_context(s3_bucket(s3)),
-        )
+        stores = _open_stores(stack)
         return asyncio.run(_serve(Layout(folder.resolve(), stores, port=port)))
+
+
+def _open_stores(stack: contextlib.ExitStack) -> Stores:
+    server = stack.enter_context(postgres_server())
+    s3 = stack.enter_context(s3_server())
+    # Servers of our own are gone at the end, with everything in them.
+    if os.environ.get(POSTGRES):
+        server = stack.enter_context(fresh_database(server))
+    if s3.checks_keys:
+        bucket = stack.enter_context(s3_bucket(s3))
+    else:
+        bucket = "allotment"
+        s3.client().make_bucket(bucket)
+    return Stores(database_url=server, s3=s3, bucket=bucket)
 
 
 async def _serve(layout: Layout) -> int:
