@@ -13,11 +13,11 @@ from allotment_controller.domain.creation import Wish, make_plan
 from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
 from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.messages import Hello, OfferedFamily
-from allotment_controller.domain.model import Artefact
+from allotment_controller.domain.model import Artefact, Member, Recipe
 from allotment_controller.domain.ports import ColumnView, TableView, TargetView
 from allotment_controller.domain.scheduler import Effects, Policy, advance, begin_finish
 from allotment_controller.domain.seat import Seat
-from allotment_controller.domain.task import SplitMethod, TaskType
+from allotment_controller.domain.task import Metric, Problem, SplitMethod, TaskType
 from allotment_controller.domain.trial import AttemptCause, TrialResult, TrialState
 from allotment_core.names import ExperimentName, LeaseName, VersionName
 from allotment_search import Grammar
@@ -317,3 +317,84 @@ def test_the_deadline_counts_what_had_passed_before() -> None:
     clock = ManualClock()
     made = plan(clock, wall_time_s=10.0, started_before_s=4.0)
     assert made.deadline == clock.now() + timedelta(seconds=6)
+
+
+# Ensembles
+
+
+def mixing_bench(**budget: Any) -> Bench:
+    """Two trials have succeeded, the first is a model; an ensemble is due."""
+    bench = Bench(**budget)
+    bench.ledger.begin_mixing()
+    bench.step()
+    bench.finish(1, 0.7)
+    bench.export(1)
+    bench.finish(2, 0.5)
+    return bench
+
+
+def mixed(bench: Bench, score: float) -> Effects:
+    recipe = Recipe(members=(Member(2, 0.75), Member(1, 0.25)), score=score)
+    bench.ledger.mix.note(bench.ledger.success_count, recipe, 0.1, Metric.LOG_LOSS)
+    return bench.step()
+
+
+def test_a_trial_waits_for_the_ensemble_that_may_be_better() -> None:
+    bench = mixing_bench(trial_count=5)
+    assert len(bench.ledger.models) == 1
+    assert mixed(bench, 0.4).new_models == [2]
+    model = bench.ledger.models[2]
+    assert (model.trial, model.score, len(model.members)) == (2, 0.4, 2)
+    bench.export(2)
+    assert bench.ledger.experiment.best_score == 0.4
+    # Neither the trial nor the same ensemble again.
+    assert bench.step().new_models == []
+
+
+def test_without_a_better_ensemble_the_trial_becomes_the_model() -> None:
+    bench = mixing_bench(trial_count=5)
+    bench.ledger.mix.note(2, None, 0.1)
+    assert bench.step().new_models == [2]
+    assert bench.ledger.models[2].members == ()
+
+
+def test_ensembles_exports_leave_time_to_trials_and_the_last_one_is_not_put_off() -> None:
+    bench = mixing_bench(trial_count=4)
+    mixed(bench, 0.4)
+    bench.clock.advance(2.0)
+    bench.export(2)
+    bench.finish(3, 0.6)
+    assert mixed(bench, 0.3).new_models == [], "the last export took 2 s, less than 6 s ago"
+    bench.finish(4, 0.6)
+    assert bench.state() is ExperimentState.FINISHING, "an ensemble of all four is due"
+    assert mixed(bench, 0.2).new_models == [3]
+    bench.export(3)
+    assert bench.state() is ExperimentState.SUCCEEDED
+    assert bench.ledger.experiment.best_score == 0.2
+
+
+def test_the_end_waits_for_the_last_ensemble_until_the_deadline_only() -> None:
+    bench = mixing_bench(wall_time_s=10.0)
+    bench.clock.advance(9.0)
+    bench.step()
+    assert bench.state() is ExperimentState.FINISHING
+    bench.clock.advance(1.0)
+    bench.step()
+    assert bench.state() is ExperimentState.SUCCEEDED
+    assert bench.ledger.experiment.best_model == 1
+
+
+def test_a_refused_ensemble_is_forgotten() -> None:
+    bench = mixing_bench(trial_count=5)
+    mixed(bench, 0.4)
+
+    def alter(edit: Edit, effects: Effects) -> None:
+        model = edit.model(2)
+        assert model is not None
+        edit.put_model(model.refused(Problem("NOT_PARITY", "row 1 differs")))
+
+    effects = bench.step(alter)
+    effects.new_models += bench.step().new_models
+    assert effects.new_models == [3]
+    assert bench.ledger.models[3].is_trial
+    assert bench.ledger.models[3].trial == 2
