@@ -24,7 +24,7 @@ from allotment_testkit.services.layout import STARTED
 
 FORM = "ALLOTMENT_TEST_FORM"
 """In the environment: "services" has tests use that form, anything else the embedded one."""
-START_LIMIT_S = 50.0
+START_LIMIT_S = 120.0
 STOP_LIMIT_S = 30.0
 
 

@@ -1,5 +1,6 @@
 """What each process is told: addresses, certificates, databases, all in its environment."""
 
+import json
 import os
 import random
 import socket
@@ -69,6 +70,7 @@ class Layout:
         )
         self._write("token", token.encode())
         self._write("address", self.address.encode())
+        self._write("metrics.json", json.dumps({n: self.metrics(n) for n in STARTED}).encode())
 
     @property
     def address(self) -> str:

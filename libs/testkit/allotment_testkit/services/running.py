@@ -19,7 +19,7 @@ from allotment_testkit.s3 import s3_bucket, s3_server
 from allotment_testkit.services.keeping import Keeper
 from allotment_testkit.services.layout import STARTED, Layout, Stores
 
-START_LIMIT_S = 45.0
+START_LIMIT_S = 110.0
 
 
 def run(folder: Path | None, port: int) -> int:
