@@ -4,9 +4,10 @@ An export takes seconds, whatever the network's size. Networks of one architectu
 arrays alone, so one export serves all folds: each gets the nodes, with arrays of its own.
 """
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,10 +77,7 @@ def _doubles(form: NetworkForm) -> dict[str, np.ndarray]:
 def _export(form: NetworkForm) -> onnx.GraphProto:
     columns = form.spec.columns
     example = torch.linspace(-1.0, 1.0, _EXAMPLE_ROWS * columns, dtype=torch.float64)
-    # It tells of every library that is not installed.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silence():
         program = torch.onnx.export(
             rebuild(form.spec, form.arrays, torch.float64),
             (example.reshape(_EXAMPLE_ROWS, columns),),
@@ -93,6 +91,19 @@ def _export(form: NetworkForm) -> onnx.GraphProto:
     model: onnx.ModelProto = program.model_proto
     _check(model, form)
     return model.graph
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """torch's exporter tells of every library that is not installed, and of each of its steps."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _check(model: onnx.ModelProto, form: NetworkForm) -> None:

@@ -34,6 +34,7 @@ _WARM_UP_EPOCHS = 1.0
 _ROWS_AT_ONCE = 8_192
 _CHECK_EVERY = 16
 _FEWEST_FOR_BATCHES = 4
+_LEAST_BATCH, _STEPS_PER_EPOCH = 16, 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +111,9 @@ class NetworkFit:
         self._network.train()
         torch.manual_seed(_mixed(self._seed, self._epoch))
         rows = torch.randperm(len(self._train.matrix))
-        count = math.ceil(len(rows) / self._settings.batch_size)
+        # Small tables get smaller batches: an epoch of one or two steps teaches little.
+        size = min(self._settings.batch_size, max(_LEAST_BATCH, len(rows) // _STEPS_PER_EPOCH))
+        count = math.ceil(len(rows) / size)
         for place, batch in enumerate(torch.tensor_split(rows, count)):
             if place % _CHECK_EVERY == 0 and self._out_of_time():
                 raise DeadlineReached(f"the deadline came in epoch {self._epoch + 1} of a network")

@@ -15,7 +15,7 @@ Places = npt.NDArray[np.int64]
 EMBEDDED_LIMIT = 128
 """Tables with more columns of numbers than this get no embeddings: the first layer grows too
 large."""
-FREQUENCIES, EMBEDDING_SIZE = 16, 4
+FREQUENCIES, EMBEDDING_SIZE = 24, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,31 +28,30 @@ class Piecewise(nn.Module):  # type: ignore[misc]
 
 
 class Periodic(nn.Module):  # type: ignore[misc]
-    """Each number beside a small layer of cosines of it."""
+    """Each number beside a small layer of cosines of it; the layer is the same for all columns.
+
+    Not a layer for each column: a product of stacked matrices without rows ends onnxruntime 1.31
+    with a division by zero.
+    """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        columns, frequencies, size = spec.embedded, spec.frequencies, spec.embedding_size
+        columns, frequencies = spec.embedded, spec.frequencies
         self.register_buffer("column", torch.zeros(columns, dtype=torch.int64))
         self.frequency = nn.Parameter(torch.zeros(columns, frequencies))
         self.phase = nn.Parameter(torch.zeros(columns, frequencies))
-        self.weight = nn.Parameter(torch.zeros(columns, frequencies, size))
-        self.bias = nn.Parameter(torch.zeros(columns, 1, size))
+        self.layer = nn.Linear(frequencies, spec.embedding_size)
 
     def draw(self, generator: torch.Generator, scale: float) -> None:
-        """First values of what is learnt."""
+        """First frequencies and phases."""
         with torch.no_grad():
             self.frequency.normal_(0.0, 2.0 * math.pi * scale, generator=generator)
             self.phase.uniform_(0.0, 2.0 * math.pi, generator=generator)
-            bound = 1.0 / math.sqrt(self.weight.shape[1])
-            self.weight.uniform_(-bound, bound, generator=generator)
-            self.bias.zero_()
 
     def forward(self, matrix: Tensor) -> Tensor:
         values = soften(matrix.index_select(1, self.column))
-        waves = torch.cos(values.unsqueeze(2) * self.frequency + self.phase).transpose(0, 1)
-        learnt = torch.matmul(waves, self.weight) + self.bias
-        return torch.cat([values, learnt.transpose(0, 1).flatten(1)], dim=1)
+        waves = torch.cos(values.unsqueeze(2) * self.frequency + self.phase)
+        return torch.cat([values, self.layer(waves).flatten(1)], dim=1)
 
 
 class Plain(nn.Module):  # type: ignore[misc]

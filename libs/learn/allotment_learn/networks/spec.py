@@ -19,7 +19,7 @@ class Embedding(StrEnum):
     PIECEWISE = "piecewise"
     """How far the value has come through each quantile bin (their formula 1, cut at both ends)."""
     PERIODIC = "periodic"
-    """Cosines of learnt frequencies, then a small layer for each column, beside the value."""
+    """Cosines of learnt frequencies, then a small layer, beside the value ("PLR lite")."""
 
 
 class Norm(StrEnum):
