@@ -1,5 +1,6 @@
 """What every store of the controller promises."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -129,6 +130,50 @@ async def test_a_change_of_an_older_revision_is_void(store: SqlStore) -> None:
         await store.commit(changes[1])
     assert caught.value.reason == "STALE_REVISION"
     assert (await store.load(NAME)).trials[2].lease == ""
+
+
+async def test_of_two_controllers_at_one_revision_one_writes(
+    store: SqlStore, database_url: str
+) -> None:
+    """Epochs and revisions are compared in the transaction that writes."""
+    ledger = await filled(store)
+    other = await Database.open(database_url, migrations=MIGRATIONS, clock=CLOCK)
+    changes = []
+    for lease in range(6):
+        edit = Edit(ledger, NOW)
+        edit.put_trial(ledger.trials[2].assigned(f"tenants/t/leases/l{lease}", 1))
+        change = edit.close()
+        assert change is not None
+        changes.append(change)
+    stores = (store, SqlStore(other))
+    results = await asyncio.gather(
+        *(stores[i % 2].commit(change) for i, change in enumerate(changes)), return_exceptions=True
+    )
+    await other.close()
+    lost = [each for each in results if isinstance(each, Aborted)]
+    assert len(lost) == 5
+    assert {each.reason for each in lost} == {"STALE_REVISION"}
+    winner = (await store.load(NAME)).trials[2]
+    assert winner.lease == f"tenants/t/leases/l{results.index(None)}"
+
+
+async def test_of_two_experiments_with_one_name_one_is_created(
+    store: SqlStore, database_url: str
+) -> None:
+    other = await Database.open(database_url, migrations=MIGRATIONS, clock=CLOCK)
+    stores = (store, SqlStore(other))
+    results = await asyncio.gather(
+        *(stores[i % 2].create(experiment(), lambda: None) for i in range(4)),
+        return_exceptions=True,
+    )
+    await other.close()
+    assert sum(isinstance(each, AlreadyExists) for each in results) == 3
+
+
+async def test_a_number_that_no_trial_can_have_is_not_found(store: SqlStore) -> None:
+    await filled(store)
+    for number in (3, 2**31 - 1):
+        assert await store.trial(NAME, number) is None
 
 
 async def test_a_name_is_given_once_until_it_is_deleted(store: SqlStore) -> None:
