@@ -23,6 +23,7 @@ from allotment_core.clock import Clock
 from allotment_core.db import Database
 from allotment_core.rpc import Service
 from allotment_search import Grammar
+from allotment_search.halving import Halving
 
 MIGRATIONS = "allotment_controller.adapters.migrations"
 ChannelTo = Callable[[], grpc.aio.Channel]
@@ -58,6 +59,9 @@ async def build(
         away_grace_s=config.away_grace_s,
         export_limit=config.export_limit,
         trial_limit_s=config.trial_limit_s,
+        halving=Halving(
+            grace=config.early_stopping_grace, least_saving_s=config.early_stopping_saving_s
+        ),
         sampling=sampling,
     )
     controller = Controller(around, store)

@@ -22,6 +22,10 @@ class ControllerConfig:
     to the queue."""
     export_limit: int = 2
     """Models of one experiment that are exported at once."""
+    early_stopping_grace: int = 6
+    """Trials that have to be finished before any is put off."""
+    early_stopping_saving_s: float = 0.2
+    """A trial whose other folds are expected to take less than these seconds is not put off."""
     trial_limit_s: float = 3600.0
     """Seconds that a trial may take where the experiment's deadline is not nearer."""
     sampler: str = "tpe"
