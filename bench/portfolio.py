@@ -34,7 +34,7 @@ from bench.sets import TabularSet, tabular_sets
 
 FOLDS = 3
 TRIAL_LIMIT_S = 12.0
-LENGTH = 24
+LENGTH = 16
 TARGET = Path("libs/search/allotment_search/data/portfolio.json")
 GRAMMAR = Grammar.load("tabular")
 FAILURES: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, AllotmentError, DeadlineReached)
@@ -217,7 +217,8 @@ def main() -> int:
     report(table, len(GRAMMAR.portfolio))
     order = [entries[place] for place in greedy(table, LENGTH)]
     shipped = [{"family": f, "choices": json.loads(c)} for f, c in order if f != "constant"]
-    text = "[\n" + ",\n".join("  " + json.dumps(e) for e in shipped) + "\n]\n"
+    lines = ",\n".join("    " + json.dumps(e) for e in shipped)
+    text = f'{{\n  "{GRAMMAR.name}": [\n{lines}\n  ]\n}}\n'
     if arguments.write:
         TARGET.write_text(text, encoding="utf-8")
     else:

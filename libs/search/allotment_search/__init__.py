@@ -3,19 +3,19 @@
 from allotment_search.derivation import Choice, Derivation, Value
 from allotment_search.grammar import Grammar
 from allotment_search.history import History, HistoryView, Outcome
+from allotment_search.origins import Origin
 from allotment_search.pipeline import Component, PipelineSpec
 from allotment_search.play import (
     MixedSampler,
-    Origin,
     Proposal,
     RandomSampler,
     Sampler,
     SamplerKind,
     next_default,
     next_random,
-    portfolio,
     untried_defaults,
 )
+from allotment_search.portfolio import portfolio
 from allotment_search.shape import TaskShape
 from allotment_search.tpe import TpeSampler, load_optuna
 

@@ -42,6 +42,10 @@ class Grammar:
         return tuple(self._families)
 
     @property
+    def name(self) -> str:
+        return self._space.name
+
+    @property
     def portfolio(self) -> Sequence[PortfolioEntry]:
         return tuple(self._space.portfolio)
 
@@ -64,6 +68,12 @@ class Grammar:
     def choices_of(self, family: str, name: str) -> Mapping[str, Value]:
         """What a named default chooses; the rest is as the grammar has it."""
         return dict(self._space.defaults[family][name])
+
+    def reads_texts(self, family: str, name: str) -> bool:
+        """Whether a default decides about text columns."""
+        chosen = self._space.defaults[family][name]
+        known = self._space.nonterminals
+        return any(n in known and known[n].needs == "text" for n in chosen)
 
     def default(
         self, family: str, name: str = "default", shape: TaskShape | None = None

@@ -1,9 +1,7 @@
 """The order of play: the constant predictor, cheap sane defaults, then the sampler's proposals."""
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -11,17 +9,17 @@ import numpy as np
 from allotment_search.derivation import Derivation
 from allotment_search.grammar import Grammar
 from allotment_search.history import HistoryView
+from allotment_search.origins import Origin
+from allotment_search.portfolio import plan, portfolio
 from allotment_search.shape import TaskShape
 from allotment_search.tpe import TpeSampler
 
-Origin = Literal["CONSTANT", "DEFAULT", "PORTFOLIO", "RANDOM", "TPE"]
 SamplerKind = Literal["tpe", "random"]
 RANDOM_SHARE = 0.15
 """Of the proposals beside TPE's are random draws: it may be wrong about the space."""
 OUTCOMES_TO_MODEL = 8
 """Scores that have to be known before TPE proposes anything."""
 _DRAWS_PER_PROPOSAL = 60
-_CHEAP_S = 2.0
 
 
 class Known(Protocol):
@@ -85,41 +83,11 @@ class RandomSampler:
         return list(proposals)
 
 
-def portfolio(grammar: Grammar, shape: TaskShape, families: Collection[str]) -> list[Derivation]:
-    """The constant predictor, then the grammar's defaults, each once.
-
-    They keep the file's order while they are cheap; dearer ones wait, by powers of four of cost.
-    """
-    entries = [
-        e
-        for e in grammar.portfolio
-        if e.family in families
-        and shape.row_count >= e.min_rows
-        and grammar.default_fits(e.family, e.default, shape)
-    ]
-    derivations = dict.fromkeys(grammar.default(e.family, e.default, shape) for e in entries)
-    return sorted(derivations, key=lambda d: _cost_class(grammar.cost_s(d, shape), d))
-
-
-@lru_cache(maxsize=256)
-def _portfolio(
-    grammar: Grammar, shape: TaskShape, families: frozenset[str]
-) -> tuple[Derivation, ...]:
-    return tuple(portfolio(grammar, shape, families))
-
-
-def _cost_class(cost_s: float, derivation: Derivation) -> int:
-    if derivation[0].value == "constant":
-        return -1
-    return 0 if cost_s <= _CHEAP_S else math.ceil(math.log(cost_s / _CHEAP_S, 4))
-
-
 def untried_defaults(
     grammar: Grammar, shape: TaskShape, families: Collection[str], history: Known
 ) -> list[Derivation]:
     """What is left of the portfolio."""
-    order = _portfolio(grammar, shape, frozenset(families))
-    return [d for d in order if d not in history]
+    return [d for d in portfolio(grammar, shape, families) if d not in history]
 
 
 def next_default(
@@ -130,10 +98,11 @@ def next_default(
     affordable: Callable[[Derivation], bool] = lambda _: True,
 ) -> Proposal | None:
     """The first of the portfolio that is new and affordable; the constant predictor always is."""
-    for derivation in _portfolio(grammar, shape, frozenset(families)):
-        constant = derivation[0].value == "constant"
-        if derivation not in history and (constant or affordable(derivation)):
-            return Proposal(derivation, "CONSTANT" if constant else "DEFAULT")
+    for entry in plan(grammar, shape, frozenset(families)):
+        if entry.derivation in history:
+            continue
+        if entry.origin == "CONSTANT" or affordable(entry.derivation):
+            return Proposal(entry.derivation, entry.origin)
     return None
 
 
