@@ -43,6 +43,31 @@ def dataset(system: ServicesSystem, tmp_path_factory: pytest.TempPathFactory) ->
         return client.upload(path, target_hint="y").name
 
 
+def test_each_has_metrics_and_writes_its_log_as_events(
+    system: ServicesSystem, dataset: str
+) -> None:
+    for name, page in json.loads((system.folder / "metrics.json").read_text()).items():
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            assert "allotment_rpc_calls_total" in answer.read().decode(), name
+        lines = (system.folder / "logs" / f"{name}.log").read_text(encoding="utf-8").splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        assert {each["service"] for each in events} == {name}
+        assert any(each["event"] == "serving" for each in events), name
+
+
+def test_a_client_without_the_authority_or_a_token_is_refused(system: ServicesSystem) -> None:
+    with (
+        grpc.secure_channel(system.address, grpc.ssl_channel_credentials()) as stranger,
+        pytest.raises(grpc.FutureTimeoutError),
+    ):
+        grpc.channel_ready_future(stranger).result(timeout=1.0)
+    with (
+        allotment.Client(system.address, token="a.b.c", ca=system.ca) as client,
+        pytest.raises(allotment.AllotmentError, match="token"),
+    ):
+        list(client.datasets.list())
+
+
 def test_a_search_survives_the_death_of_every_service(
     system: ServicesSystem, dataset: str, tmp_path: Path
 ) -> None:
@@ -70,29 +95,6 @@ def test_a_client_waits_until_all_are_back(system: ServicesSystem, dataset: str)
             system.kill(name)
         assert [each.name for each in client.datasets.list()] == before
         assert list(client.pools.list())
-
-
-def test_each_has_metrics_and_writes_its_log_as_events(
-    system: ServicesSystem, dataset: str
-) -> None:
-    for name, page in json.loads((system.folder / "metrics.json").read_text()).items():
-        with urllib.request.urlopen(page, timeout=10) as answer:
-            assert "allotment_rpc_calls_total" in answer.read().decode(), name
-        lines = (system.folder / "logs" / f"{name}.log").read_text(encoding="utf-8").splitlines()
-        events = [json.loads(line) for line in lines if line.startswith("{")]
-        assert {each["service"] for each in events} == {name}
-        assert any(each["event"] == "serving" for each in events), name
-
-
-def test_a_client_without_the_authority_or_a_token_is_refused(system: ServicesSystem) -> None:
-    with grpc.secure_channel(system.address, grpc.ssl_channel_credentials()) as stranger:
-        with pytest.raises(grpc.FutureTimeoutError):
-            grpc.channel_ready_future(stranger).result(timeout=1.0)
-    with (
-        allotment.Client(system.address, token="a.b.c", ca=system.ca) as client,
-        pytest.raises(allotment.AllotmentError, match="token"),
-    ):
-        list(client.datasets.list())
 
 
 def test_sigterm_ends_them_all(tmp_path: Path) -> None:
