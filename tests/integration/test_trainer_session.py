@@ -269,3 +269,77 @@ async def test_two_trainers_share_the_cache(stage: Stage, host: HostProcess) -> 
 def _key(request: pb.OpenSessionRequest) -> pb.ReportKey:
     key: pb.ReportKey = getattr(request, str(request.WhichOneof("message"))).key
     return key
+
+
+async def _put_off(stage: Stage, reason: str) -> pb.TrialFailure:
+    """What a trial that has fitted a fold leaves when it is stopped for this reason."""
+    await stage.controller.connected()
+    stage.controller.say(assignment=assignment("1", [("trick", "folds")]))
+    await stage.controller.told("progress", T1)
+    await asyncio.sleep(0.3)
+    if reason == "PREEMPTED":
+        stage.controller.revoke("PREEMPTED", 5.0)
+    else:
+        stop = pb.StopTrial(trial=T1, trial_epoch=1, reason=reason)
+        stage.controller.say(stop=stop)
+    return await stage.controller.failure_of(T1)
+
+
+async def test_a_trial_that_is_put_off_leaves_its_folds_and_goes_on_from_them(
+    stage: Stage, host: HostProcess
+) -> None:
+    host.order("start", **stage.start())
+    failure = await _put_off(stage, "NO_POTENTIAL")
+    assert failure.cause == search_pb2.ATTEMPT_CAUSE_PAUSED
+    assert failure.checkpoint_folds == 1
+    [held] = stage.blobs.holds[f"{T1}/checkpoints/folds"]
+    assert held.endswith(failure.checkpoint_sha256)
+    again = assignment("2", [("trick", "folds")])
+    again.checkpoint_sha256 = failure.checkpoint_sha256
+    stage.controller.say(assignment=again)
+    result = await stage.controller.result_of(T2)
+    assert result.score == 0.25
+
+
+async def test_a_trial_whose_lease_is_taken_back_leaves_its_folds(
+    stage: Stage, host: HostProcess
+) -> None:
+    host.order("start", **stage.start())
+    failure = await _put_off(stage, "PREEMPTED")
+    assert failure.cause == search_pb2.ATTEMPT_CAUSE_PREEMPTED
+    assert failure.checkpoint_folds == 1
+    assert failure.checkpoint_sha256
+
+
+async def test_a_cancelled_trial_leaves_nothing(stage: Stage, host: HostProcess) -> None:
+    host.order("start", **stage.start())
+    failure = await _put_off(stage, "CANCELLED")
+    assert (failure.checkpoint_sha256, failure.checkpoint_folds) == ("", 0)
+    assert f"{T1}/checkpoints/folds" not in stage.blobs.holds
+
+
+async def test_a_checkpoint_that_is_gone_costs_no_trial(stage: Stage, host: HostProcess) -> None:
+    host.order("start", **stage.start())
+    await stage.controller.connected()
+    message = assignment("1", [("trick", "none")])
+    message.checkpoint_sha256 = "0" * 64
+    stage.controller.say(assignment=message)
+    await stage.controller.result_of(T1)
+
+
+async def test_a_result_waits_for_the_word_on_its_last_rung(
+    stage: Stage, host: HostProcess
+) -> None:
+    host.order("start", **stage.start())
+    await stage.controller.connected()
+    stage.controller.acknowledges = False
+    message = assignment("1", [("trick", "none")])
+    message.rungs.append(1)
+    stage.controller.say(assignment=message)
+    await stage.controller.told("progress", T1)
+    await asyncio.sleep(1.0)
+    assert T1 not in stage.blobs.holds, "nothing is stored of a trial that may be put off"
+    stage.controller.acknowledges = True
+    for report in list(stage.controller.reports):
+        stage.controller.say(acknowledgement=pb.Acknowledgement(key=_key(report)))
+    await stage.controller.result_of(T1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from allotment_core.errors import FailedPrecondition
 from allotment_core.events import configure_logging
+from allotment_trainer.checkpoints import FOLDS_DIR
 from allotment_trainer.domain.attempts import Finished
 from allotment_trainer.domain.job import TrialJob
 from allotment_trainer.domain.reports import Progress
@@ -39,6 +40,12 @@ def trial(job: TrialJob, folder: Path, report: Callable[[Progress], None]) -> Fi
         os.abort()
     elif trick == "orphan":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    elif trick == "folds":
+        fold = folder / FOLDS_DIR / "fold-001.npz"
+        if not fold.exists():
+            fold.parent.mkdir()
+            fold.write_bytes(b"a fitted fold")
+            time.sleep(600)
     elif trick == "refuse":
         raise FailedPrecondition("a prediction is not finite", reason="NOT_A_NUMBER")
     elif trick == "stumble":
