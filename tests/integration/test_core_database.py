@@ -1,10 +1,12 @@
 """The database: durable groups, snapshots, migrations, a failing disk."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,16 +29,24 @@ from allotment_testkit.clock import ManualClock
 from allotment_testkit.db import opened_database, write_migration
 
 TABLE = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE)"
+ADD = sa.text("INSERT INTO item SELECT coalesce(max(id), 0) + 1, :n FROM item")
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(tmp_path: Path, database_url: str) -> AsyncIterator[Database]:
+    """One of each kind."""
+    async with opened_database(tmp_path, [TABLE], url=database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sqlite_database(tmp_path: Path) -> AsyncIterator[Database]:
     async with opened_database(tmp_path, [TABLE]) as opened:
         yield opened
 
 
 def add(name: str) -> Callable[[sa.Connection], int]:
-    return lambda c: c.execute(sa.text("INSERT INTO item (name) VALUES (:n)"), {"n": name}).rowcount
+    return lambda c: c.execute(ADD, {"n": name}).rowcount
 
 
 def names(connection: sa.Connection) -> list[str]:
@@ -45,8 +55,13 @@ def names(connection: sa.Connection) -> list[str]:
 
 def on_disk(database: Database) -> list[str]:
     """What another process sees."""
-    with closing(sqlite3.connect(database.name)) as connection:
-        return [row[0] for row in connection.execute("SELECT name FROM item ORDER BY name")]
+    engine = sa.create_engine(database._engines[1].url)
+    schema = "" if engine.dialect.name == "sqlite" else "allotment."
+    with engine.connect() as connection:
+        query = sa.text(f"SELECT name FROM {schema}item ORDER BY name")
+        found = list(connection.execute(query).scalars())
+    engine.dispose()
+    return found
 
 
 async def test_a_write_is_on_disk_when_it_is_answered(database: Database) -> None:
@@ -103,46 +118,47 @@ async def test_waiting_writes_share_a_commit(
     assert len(on_disk(database)) == 200
 
 
-async def test_nobody_is_answered_when_the_commit_fails(database: Database) -> None:
+async def test_nobody_is_answered_when_the_commit_fails(sqlite_database: Database) -> None:
     def fail(_connection: sa.Connection) -> None:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
 
-    sa.event.listen(database._engines[0], "commit", fail)
+    sa.event.listen(sqlite_database._engines[0], "commit", fail)
     results = await asyncio.gather(
-        database.write(add("a")), database.write(add("b")), return_exceptions=True
+        sqlite_database.write(add("a")), sqlite_database.write(add("b")), return_exceptions=True
     )
     assert [type(each) for each in results] == [Unavailable, Unavailable]
-    sa.event.remove(database._engines[0], "commit", fail)
-    assert on_disk(database) == []
-    await database.write(add("c"))
-    assert on_disk(database) == ["c"]
+    sa.event.remove(sqlite_database._engines[0], "commit", fail)
+    assert on_disk(sqlite_database) == []
+    await sqlite_database.write(add("c"))
+    assert on_disk(sqlite_database) == ["c"]
 
 
-async def test_a_full_disk_is_said_so_and_loses_nothing(database: Database) -> None:
-    await database.write(add("kept"))
+async def test_a_full_disk_is_said_so_and_loses_nothing(sqlite_database: Database) -> None:
+    await sqlite_database.write(add("kept"))
 
     def limit(connection: sa.Connection) -> None:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
-    await database.write(limit)
+    await sqlite_database.write(limit)
     results = await asyncio.gather(
-        *(database.write(add(str(i) + "x" * 10_000)) for i in range(5)), return_exceptions=True
+        *(sqlite_database.write(add(str(i) + "x" * 10_000)) for i in range(5)),
+        return_exceptions=True,
     )
     for each in results:
         assert isinstance(each, ResourceExhausted)
         assert each.reason == "DISK_FULL"
-    await database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 100000"))
-    await database.write(add("after"))
-    assert on_disk(database) == ["after", "kept"]
+    await sqlite_database.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 100000"))
+    await sqlite_database.write(add("after"))
+    assert on_disk(sqlite_database) == ["after", "kept"]
 
 
-async def test_readers_can_not_write(database: Database) -> None:
+async def test_readers_can_not_write(sqlite_database: Database) -> None:
     with pytest.raises(Unavailable):
-        await database.read(add("a"))
-    assert on_disk(database) == []
+        await sqlite_database.read(add("a"))
+    assert on_disk(sqlite_database) == []
 
 
 async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
@@ -224,6 +240,23 @@ async def test_calls_that_race_change_once(database: Database) -> None:
     assert on_disk(database) == [answers[0]]
 
 
+async def test_calls_that_race_between_processes_change_once(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Each process knows the answer of the other one, however their changes collide."""
+    async with (
+        opened_database(tmp_path, [TABLE], url=database_url) as one,
+        opened_database(tmp_path, [TABLE], url=database_url) as two,
+    ):
+        for turn in range(5):
+            call = partial(call_of, request_id=f"r{turn}")
+            answers = await asyncio.gather(
+                *(respond((one, two)[i % 2], f"same{turn}", call()) for i in range(4))
+            )
+            assert set(answers) == {f"same{turn}"}
+        assert len(await one.read(names)) == 5
+
+
 async def test_another_body_under_the_same_id_is_refused(database: Database) -> None:
     await respond(database, "a", call_of())
     with pytest.raises(InvalidArgument) as caught:
@@ -246,9 +279,11 @@ async def test_one_call_responds_once(database: Database) -> None:
         await respond(database, "b", call)
 
 
-async def test_answers_are_kept_for_a_day_and_then_forgotten(tmp_path: Path) -> None:
+async def test_answers_are_kept_for_a_day_and_then_forgotten(
+    tmp_path: Path, database_url: str
+) -> None:
     clock = ManualClock()
-    async with opened_database(tmp_path, [TABLE], clock=clock) as database:
+    async with opened_database(tmp_path, [TABLE], clock=clock, url=database_url) as database:
         await respond(database, "a", call_of())
         clock.advance(24 * 3600 + 60)
         assert await respond(database, "b", call_of()) == "a"
@@ -323,10 +358,10 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         await reopen(tmp_path)
 
 
-async def test_only_its_owner_reads_a_database(database: Database) -> None:
+async def test_only_its_owner_reads_a_database(sqlite_database: Database) -> None:
     for suffix in ("", "-wal", "-shm"):
-        path = Path(database.name + suffix)
-        assert path.stat().st_mode & 0o077 == 0, path
+        path = sqlite_database.name + suffix
+        assert os.stat(path).st_mode & 0o077 == 0, path
 
 
 @pytest.mark.parametrize("url", ["", "sqlite://", "sqlite:///:memory:", "mysql://h/d", "nonsense"])
@@ -337,9 +372,9 @@ async def test_other_databases_are_refused(url: str, tmp_path: Path) -> None:
     assert caught.value.reason == "UNSUPPORTED_DATABASE"
 
 
-async def test_every_commit_is_synced(database: Database) -> None:
+async def test_every_commit_is_synced(sqlite_database: Database) -> None:
     def pragmas(connection: sa.Connection) -> list[object]:
         wanted = ("journal_mode", "synchronous", "foreign_keys")
         return [connection.exec_driver_sql(f"PRAGMA {p}").scalar() for p in wanted]
 
-    assert await database.write(pragmas) == ["wal", 2, 1]
+    assert await sqlite_database.write(pragmas) == ["wal", 2, 1]
