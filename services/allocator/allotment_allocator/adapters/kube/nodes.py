@@ -1,0 +1,108 @@
+"""Nodes and pods of the API server as the domain sees them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from allotment_allocator.adapters.kube.api import Json
+from allotment_allocator.domain.cluster import NodeView, Taint
+
+PART_OF = "app.kubernetes.io/part-of"
+OURS = "allotment"
+LEASE_LABEL = "allotment.dev/lease"
+_UNITS = {
+    "": 1.0,
+    "m": 1e-3,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2.0**10,
+    "Mi": 2.0**20,
+    "Gi": 2.0**30,
+    "Ti": 2.0**40,
+    "P": 1e15,
+    "Pi": 2.0**50,
+}
+_ENDED = ("Succeeded", "Failed")
+
+
+def quantity(text: str) -> float:
+    """`500m`, `16Gi`, `1e3`, `4` as a number. Raises: ValueError."""
+    digits = text.rstrip("mkMGTPi")
+    return float(digits) * _UNITS[text[len(digits) :]]
+
+
+def trim_node(item: Json) -> Json:
+    """What pools need of a node."""
+    status, spec, metadata = item.get("status", {}), item.get("spec", {}), item["metadata"]
+    ready: Json = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {})
+    return {
+        "name": metadata["name"],
+        "labels": metadata.get("labels", {}),
+        "allocatable": status.get("allocatable", {}),
+        "ready": ready.get("status") == "True",
+        "since": ready.get("lastTransitionTime") or metadata["creationTimestamp"],
+        "cordoned": bool(spec.get("unschedulable")),
+        "taints": spec.get("taints", []),
+    }
+
+
+def node_view(node: Json) -> NodeView:
+    return NodeView(
+        name=node["name"],
+        labels=node["labels"],
+        allocatable=_numbers(node["allocatable"]),
+        ready=node["ready"],
+        ready_since=datetime.fromisoformat(node["since"]),
+        cordoned=node["cordoned"],
+        taints=tuple(Taint(t["key"], t.get("value", ""), t["effect"]) for t in node["taints"]),
+    )
+
+
+def trim_pod(item: Json) -> Json:
+    """What is needed of a pod: whose it is, where it is, what it asks for, how it fares."""
+    metadata, spec, status = item["metadata"], item.get("spec", {}), item.get("status", {})
+    return {
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "uid": metadata["uid"],
+        "labels": metadata.get("labels", {}),
+        "leaving": "deletionTimestamp" in metadata,
+        "node": spec.get("nodeName", ""),
+        "requests": requests_of(spec),
+        "phase": status.get("phase", "Pending"),
+        "conditions": status.get("conditions", []),
+        "containers": status.get("containerStatuses", []),
+    }
+
+
+def requests_of(spec: Json) -> dict[str, float]:
+    """What a pod keeps from others: its containers' sum, or a larger one of its first steps."""
+    total: Counter[str] = Counter()
+    for container in spec.get("containers", ()):
+        total.update(_numbers(container.get("resources", {}).get("requests", {})))
+    for container in spec.get("initContainers", ()):
+        wanted = _numbers(container.get("resources", {}).get("requests", {}))
+        if container.get("restartPolicy") == "Always":
+            total.update(wanted)
+        else:
+            total |= Counter(wanted)
+    total.update(_numbers(spec.get("overhead", {})))
+    return dict(total)
+
+
+def used_by_others(pods: Iterable[Json]) -> dict[str, Counter[str]]:
+    """Requests by node of pods that are not trainers of ours; `pods` counts them."""
+    used: dict[str, Counter[str]] = {}
+    for pod in pods:
+        if not pod["node"] or pod["phase"] in _ENDED or LEASE_LABEL in pod["labels"]:
+            continue
+        node = used.setdefault(pod["node"], Counter())
+        node.update(pod["requests"])
+        node["pods"] += 1
+    return used
+
+
+def _numbers(quantities: Mapping[str, str]) -> dict[str, float]:
+    return {name: quantity(str(amount)) for name, amount in quantities.items()}
