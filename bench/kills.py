@@ -79,9 +79,9 @@ def main() -> int:
         print(word)
     per_search = tally.finished / tally.searches
     print(
-        f"{sum(tally.kills.values())} kills in {tally.searches} searches: {tally.finished} finished "
-        f"trials, lost {tally.lost}, changed {tally.changed}, doubled {tally.doubled}, begun again "
-        f"{tally.repeated}; searches without a model {tally.without_model}"
+        f"{sum(tally.kills.values())} kills in {tally.searches} searches: {tally.finished} "
+        f"finished trials, lost {tally.lost}, changed {tally.changed}, doubled {tally.doubled}, "
+        f"begun again {tally.repeated}; searches without a model {tally.without_model}"
     )
     print(
         f"trials per search {per_search:.1f}, left alone {alone.finished}, ratio "
