@@ -89,13 +89,7 @@ def wish(message: search_pb2.ExperimentSpec) -> Wish:
         target=message.target,
         task=from_task(message.task),
         metric=from_metric(message.metric),
-        budget=Budget(
-            wall_time_s=_seconds(message.budget.wall_time)
-            if message.budget.HasField("wall_time")
-            else None,
-            started_before_s=_seconds(message.budget.started_before),
-            trial_count=message.budget.trial_count,
-        ),
+        budget=budget(message.budget),
         max_parallel_trials=message.max_parallel_trials,
         seed=message.seed,
         ignored_columns=tuple(dict.fromkeys(message.ignored_columns)),
@@ -104,6 +98,14 @@ def wish(message: search_pb2.ExperimentSpec) -> Wish:
         time_column=message.time_column,
         families=tuple(FamilyName.parse(f).family_id for f in message.families),
         without_early_stopping=message.without_early_stopping,
+    )
+
+
+def budget(message: search_pb2.Budget) -> Budget:
+    return Budget(
+        wall_time_s=_seconds(message.wall_time) if message.HasField("wall_time") else None,
+        started_before_s=_seconds(message.started_before),
+        trial_count=message.trial_count,
     )
 
 

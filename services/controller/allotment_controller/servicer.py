@@ -78,8 +78,10 @@ class SearchServicer:
     async def ResumeExperiment(
         self, request: pb.ResumeExperimentRequest, context: Any
     ) -> pb.ResumeExperimentResponse:
+        budget = convert.budget(request.budget) if request.HasField("budget") else None
         return await self._controller.resume(
             ExperimentName.parse(request.name),
+            budget,
             lambda e: pb.ResumeExperimentResponse(experiment=convert.experiment(e)),
         )
 

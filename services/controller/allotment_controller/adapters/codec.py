@@ -77,6 +77,7 @@ def plan_to_json(plan: Plan) -> str:
             "warnings": [[w.reason, w.message, w.column] for w in plan.warnings],
             "create_time": to_us(plan.create_time),
             "deadline": to_us(plan.deadline),
+            "resume_time": to_us(plan.resume_time),
         }
     )
 
@@ -104,6 +105,7 @@ def plan_from_json(text: str, table: bytes) -> Plan:
         table=table,
         create_time=instant(raw["create_time"]),
         deadline=from_us(raw["deadline"]),
+        resume_time=from_us(raw.get("resume_time")),
     )
 
 

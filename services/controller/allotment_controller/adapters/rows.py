@@ -51,10 +51,13 @@ def insert(connection: sa.Connection, experiment: Experiment) -> None:
 def apply(connection: sa.Connection, change: Change) -> None:
     """Writes a change. Raises: Aborted (STALE_REVISION) when the rows are at another revision."""
     name = change.experiment.name
+    moving = _moving(change.experiment)
+    if change.has_new_plan:
+        moving["plan"] = codec.plan_to_json(change.experiment.plan)
     key = connection.execute(
         experiments.update()
         .where(_named(name), experiments.c.revision == change.base_revision)
-        .values(**_moving(change.experiment))
+        .values(**moving)
         .returning(experiments.c.id)
     ).scalar()
     if key is None:

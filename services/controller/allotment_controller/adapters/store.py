@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from allotment_controller.adapters import codec, rows
 from allotment_controller.adapters.schema import experiments, families, models, trials
-from allotment_controller.domain.experiment import EXPERIMENT_MOVES, Experiment
+from allotment_controller.domain.experiment import ENDED, Experiment
 from allotment_controller.domain.ledger import Change, Ledger
 from allotment_controller.domain.messages import OfferedFamily
 from allotment_controller.domain.trial import Trial
@@ -79,7 +79,7 @@ class SqlStore:
         return await self._database.read(lambda c: rows.to_ledger(c, rows.find(c, name)))
 
     async def load_open(self) -> list[Ledger]:
-        final = [state.name for state in EXPERIMENT_MOVES.final]
+        final = [state.name for state in ENDED]
 
         def work(connection: sa.Connection) -> list[Ledger]:
             query = sa.select(experiments).where(experiments.c.state.not_in(final))

@@ -1,10 +1,11 @@
 """Hard budgets: when to stop assigning, when to stop training, when to end."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import median
 
-from allotment_controller.domain.experiment import Budget
+from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
 from allotment_controller.domain.ledger import Timing
 from allotment_core.errors import FieldViolation, InvalidArgument
 
@@ -58,6 +59,36 @@ def deadline_of(budget: Budget, now: datetime) -> datetime | None:
     if budget.wall_time_s is None:
         return None
     return now + timedelta(seconds=budget.wall_time_s - budget.started_before_s)
+
+
+def with_budget(
+    experiment: Experiment, budget: Budget, trial_count: int, now: datetime
+) -> Experiment:
+    """The experiment, that has begun so many trials, with a new budget that counts from now.
+
+    One that has ended runs again. Raises: FailedPrecondition while it is FINISHING.
+    """
+    total = trial_count + budget.trial_count if budget.trial_count else 0
+    plan = replace(
+        experiment.plan,
+        spec=replace(experiment.plan.spec, budget=replace(budget, trial_count=total)),
+        deadline=deadline_of(budget, now),
+        resume_time=now,
+    )
+    running = (
+        experiment
+        if experiment.state is ExperimentState.RUNNING
+        else experiment.to(ExperimentState.RUNNING)
+    )
+    return replace(
+        running,
+        plan=plan,
+        ends_as=ExperimentState.SUCCEEDED,
+        finish_by=None,
+        problem=None,
+        wait=None,
+        end_time=None,
+    )
 
 
 def reserve_s(

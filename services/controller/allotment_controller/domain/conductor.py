@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from allotment_controller.domain.budget import with_budget
 from allotment_controller.domain.change_queue import Alter, ChangeQueue, Wanted
-from allotment_controller.domain.experiment import Experiment, ExperimentState
+from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
 from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.messages import (
     Acknowledge,
@@ -131,11 +132,14 @@ class Conductor:
 
         return await self._answer(alter, to_response)
 
-    async def resume(self, to_response: Callable[[Experiment], R]) -> R:
-        """Raises: FailedPrecondition unless PAUSED or RUNNING."""
+    async def resume(self, budget: Budget | None, to_response: Callable[[Experiment], R]) -> R:
+        """With a new budget where one is given. Raises: FailedPrecondition unless PAUSED or
+        RUNNING."""
 
         def alter(edit: Edit, effects: Effects) -> None:
-            if edit.experiment.state is not ExperimentState.RUNNING:
+            if budget is not None:
+                edit.experiment = with_budget(edit.experiment, budget, edit.trial_count, edit.now)
+            elif edit.experiment.state is not ExperimentState.RUNNING:
                 edit.experiment = edit.experiment.to(ExperimentState.RUNNING)
 
         return await self._answer(alter, to_response)

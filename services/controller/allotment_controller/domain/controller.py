@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from allotment_controller.domain.budget import check_budget, with_budget
 from allotment_controller.domain.conductor import Conductor
 from allotment_controller.domain.creation import Wish, check_columns, check_wish, make_plan
-from allotment_controller.domain.experiment import Experiment, ExperimentState
-from allotment_controller.domain.ledger import Ledger
+from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
+from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.messages import Alive, Heartbeat, Hello, LeaseView, Report
 from allotment_controller.domain.ports import Creations, Store
 from allotment_controller.domain.seat import Line, Seat
@@ -29,6 +30,7 @@ R = TypeVar("R")
 
 _LEASE_POLL_S = 0.05
 _LEASE_KNOWN_WITHIN_S = 5.0
+_GONE_WITHIN_S = 8.0
 
 
 class Controller:
@@ -95,12 +97,56 @@ class Controller:
             raise _has_ended(experiment, "paused")
         return await conductor.pause(to_response)
 
-    async def resume(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
+    async def resume(
+        self, name: ExperimentName, budget: Budget | None, to_response: Callable[[Experiment], R]
+    ) -> R:
+        """Goes on with a paused experiment; with a budget also with one that has ended.
+
+        Raises: NotFound, InvalidArgument, FailedPrecondition, Aborted when somebody else was first.
+        """
+        if budget is not None:
+            check_budget(budget)
         conductor = self._conductors.get(name)
-        if conductor is None:
-            experiment = (await self._store.load(name)).experiment
-            raise _has_ended(experiment, "resumed")
-        return await conductor.resume(to_response)
+        if conductor is not None and conductor.experiment.ended:
+            await self._gone(name)
+            conductor = None
+        if conductor is not None:
+            return await conductor.resume(budget, to_response)
+        ledger = await self._store.load(name)
+        if budget is None and ledger.experiment.ended:
+            raise FailedPrecondition(
+                f"{name} is {ledger.experiment.state.name}; give it a budget to go on with, "
+                "for example wall_time 60 s",
+                reason="NO_BUDGET",
+                state=ledger.experiment.state.name,
+            )
+        return await self._take_up(ledger, budget, to_response)
+
+    async def _take_up(
+        self, ledger: Ledger, budget: Budget | None, to_response: Callable[[Experiment], R]
+    ) -> R:
+        """An experiment that had ended runs again, with its whole history."""
+        experiment = ledger.experiment
+        # Its data may have been deleted meanwhile.
+        await self._around.datasets.version(experiment.plan.spec.dataset_version)
+        edit = Edit(ledger, self._around.clock.now())
+        if budget is not None:
+            edit.experiment = with_budget(experiment, budget, edit.trial_count, edit.now)
+        change = edit.close()
+        after = experiment if change is None else change.experiment
+        response, fresh = await self._store.answer(change, lambda: to_response(after))
+        if fresh and change is not None:
+            ledger.absorb(change)
+            self._lead(ledger)
+            log.info("experiment resumed", extra={"experiment": str(experiment.name)})
+            self._around.changes.announce(experiment.name)
+        return response
+
+    async def _gone(self, name: ExperimentName) -> None:
+        """Returns when an experiment that has ended has let go of everything."""
+        async with asyncio.timeout(_GONE_WITHIN_S):
+            while name in self._conductors:  # noqa: ASYNC110 (its last exports end one by one)
+                await asyncio.sleep(0.02)
 
     async def cancel(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
         conductor = self._conductors.get(name)

@@ -88,7 +88,7 @@ def next_trial(
     stopped; None: never.
     """
     plan = edit.experiment.plan
-    families = allowed_families(plan, grammar) & set(offered)
+    families = frozenset(allowed_families(plan, grammar) & set(offered))
     for trial in edit.open_trials():
         if trial.state is TrialState.QUEUED and trial.family in families:
             return trial
@@ -97,7 +97,9 @@ def next_trial(
     known = edit.known()
     left_s = seconds_left(plan, edit.now, training_ends)
     may = partial(affordable, grammar, plan.shape, tuple(edit.ledger.timings), left_s)
-    proposal = next_default(grammar, plan.shape, families, known, may)
+    proposal = None
+    if not edit.ledger.is_past_defaults(grammar, families):
+        proposal = next_default(grammar, plan.shape, families, known, may)
     basis = None
     if proposal is None and prepared is not None:
         ready = prepared.take(known.__contains__, families, may)
@@ -130,7 +132,7 @@ def seconds_left(plan: Plan, now: datetime, training_ends: datetime | None) -> f
     if training_ends is None or plan.deadline is None:
         return None
     left_s = (training_ends - now).total_seconds()
-    total_s = (plan.deadline - plan.create_time).total_seconds()
+    total_s = (plan.deadline - plan.begin_time).total_seconds()
     return None if left_s > _AMPLE_SHARE * total_s else left_s
 
 

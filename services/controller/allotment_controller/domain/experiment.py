@@ -29,11 +29,13 @@ EXPERIMENT_MOVES = Moves(
         ExperimentState.FINISHING: frozenset(
             {ExperimentState.SUCCEEDED, ExperimentState.CANCELLED, ExperimentState.FAILED}
         ),
-        ExperimentState.SUCCEEDED: frozenset(),
-        ExperimentState.CANCELLED: frozenset(),
-        ExperimentState.FAILED: frozenset(),
+        ExperimentState.SUCCEEDED: frozenset({ExperimentState.RUNNING}),
+        ExperimentState.CANCELLED: frozenset({ExperimentState.RUNNING}),
+        ExperimentState.FAILED: frozenset({ExperimentState.RUNNING}),
     }
 )
+ENDED = frozenset({ExperimentState.SUCCEEDED, ExperimentState.CANCELLED, ExperimentState.FAILED})
+"""Nothing happens to it by itself any more; with a new budget it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class ExperimentSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What never changes once an experiment exists."""
+    """What an experiment works by. Its budget and deadline may change, the rest never does."""
 
     spec: ExperimentSpec
     classes: tuple[str, ...]
@@ -82,6 +84,13 @@ class Plan:
     """The dataset version's table for trainers, as the dataset service described it."""
     create_time: datetime
     deadline: datetime | None
+    resume_time: datetime | None = None
+    """When it was last given a new budget."""
+
+    @property
+    def begin_time(self) -> datetime:
+        """What the time until the deadline counts from."""
+        return self.resume_time or self.create_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,7 @@ class Experiment:
 
     @property
     def ended(self) -> bool:
-        return self.state in EXPERIMENT_MOVES.final
+        return self.state in ENDED
 
     def to(self, state: ExperimentState) -> "Experiment":
         """The experiment in another state. Raises: FailedPrecondition when it can't move there."""

@@ -14,7 +14,7 @@ from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.model import MixState, Model, ModelState, mix_is_due
 from allotment_controller.domain.task import Metric
 from allotment_controller.domain.trial import Trial, TrialState
-from allotment_search import Derivation, History
+from allotment_search import Derivation, Grammar, History, untried_defaults
 from allotment_search.halving import Audit, Halving, Rung
 
 _TIMINGS_KEPT = 40
@@ -43,6 +43,7 @@ class Ledger:
         self.contenders: dict[int, float] = {}
         """Succeeded trials that no model was made of, by their loss."""
         self.history = History()
+        self._past_defaults: set[frozenset[str]] = set()
         self._bar: float | None = None
         """The loss of the best model that is ready: no worse trial becomes one."""
         self.timings: deque[Timing] = deque(maxlen=_TIMINGS_KEPT)
@@ -90,6 +91,15 @@ class Ledger:
         for folds, rung in self.rungs.items():
             _place(rung, folds, known, trial, self.experiment.plan.spec.metric)
         self.audit = _counted(self.audit, known, trial)
+
+    def is_past_defaults(self, grammar: Grammar, families: frozenset[str]) -> bool:
+        """Whether the whole portfolio of these families has been proposed."""
+        if families not in self._past_defaults:
+            shape = self.experiment.plan.shape
+            if untried_defaults(grammar, shape, families, self.history):
+                return False
+            self._past_defaults.add(families)
+        return True
 
     def _absorb_trial(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
@@ -172,6 +182,7 @@ class Change:
     models: tuple[Model, ...]
     base_revision: int
     """The revision that the change was made of; another one in the store voids it."""
+    has_new_plan: bool = False
 
 
 class Known:
@@ -327,4 +338,5 @@ class Edit:
             trials=tuple(trials),
             models=tuple(models),
             base_revision=base,
+            has_new_plan=counted.plan is not self.ledger.experiment.plan,
         )

@@ -200,7 +200,7 @@ def _size_limit_bytes(ledger: Ledger) -> int:
     plan = ledger.experiment.plan
     if plan.deadline is None:
         return _GRAPH_BYTES
-    total_s = (plan.deadline - plan.create_time).total_seconds()
+    total_s = (plan.deadline - plan.begin_time).total_seconds()
     rates = [
         model.artefact.size_bytes / max(0.1, (model.ready_time - model.create_time).total_seconds())
         for model in ledger.models.values()

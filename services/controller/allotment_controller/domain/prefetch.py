@@ -34,7 +34,6 @@ class Prefetch:
         self._task: asyncio.Task[None] | None = None
         self._dry_at = -1
         """The number of trials at which the sampler had nothing to propose."""
-        self._past_defaults: frozenset[str] | None = None
 
     def prepared(self, ledger: Ledger) -> Prepared:
         """For one edit of the ledger."""
@@ -81,16 +80,14 @@ class Prefetch:
 
     def _is_due(self, ledger: Ledger, families: frozenset[str]) -> bool:
         """Whether the portfolio is through."""
-        if self._past_defaults == families:
+        if ledger.is_past_defaults(self._grammar, families):
             return True
         plan = ledger.experiment.plan
         left = len(untried_defaults(self._grammar, plan.shape, families, ledger.history))
         limit = plan.spec.budget.trial_count
-        if left == 0:
-            self._past_defaults = families
-        elif left <= _WARM_UP_AT and not 0 < limit <= len(ledger.trials) + left:
+        if left <= _WARM_UP_AT and not 0 < limit <= len(ledger.trials) + left:
             self._sampling.warm_up()
-        return left == 0
+        return False
 
     async def _fetch(
         self, ledger: Ledger, families: frozenset[str], count: int, left_s: float | None

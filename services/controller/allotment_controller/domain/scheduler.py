@@ -70,7 +70,7 @@ def training_ends(edit: Edit) -> datetime | None:
     plan = edit.experiment.plan
     if plan.deadline is None:
         return None
-    total_s = (plan.deadline - plan.create_time).total_seconds()
+    total_s = (plan.deadline - plan.begin_time).total_seconds()
     return plan.deadline - timedelta(
         seconds=reserve_s(total_s, edit.ledger.export_timings_s, edit.ledger.mix.took_s)
     )

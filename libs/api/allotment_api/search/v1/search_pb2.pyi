@@ -39,12 +39,15 @@ class _ExperimentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exper
     Moves to SUCCEEDED, CANCELLED, FAILED.
     """
     EXPERIMENT_STATE_SUCCEEDED: _ExperimentState.ValueType  # 4
+    """The last three have ended: nothing happens by itself any more. Moves to RUNNING (resumed with a budget)."""
     EXPERIMENT_STATE_CANCELLED: _ExperimentState.ValueType  # 5
+    """Moves to RUNNING (resumed with a budget)."""
     EXPERIMENT_STATE_FAILED: _ExperimentState.ValueType  # 6
+    """Moves to RUNNING (resumed with a budget)."""
 
 class ExperimentState(_ExperimentState, metaclass=_ExperimentStateEnumTypeWrapper):
     """Moves: RUNNING -> PAUSED, FINISHING, FAILED. PAUSED -> RUNNING, FINISHING.
-    FINISHING -> SUCCEEDED, CANCELLED, FAILED.
+    FINISHING -> SUCCEEDED, CANCELLED, FAILED. SUCCEEDED -> RUNNING. CANCELLED -> RUNNING. FAILED -> RUNNING.
     """
 
 EXPERIMENT_STATE_UNSPECIFIED: ExperimentState.ValueType  # 0
@@ -57,8 +60,11 @@ EXPERIMENT_STATE_FINISHING: ExperimentState.ValueType  # 3
 Moves to SUCCEEDED, CANCELLED, FAILED.
 """
 EXPERIMENT_STATE_SUCCEEDED: ExperimentState.ValueType  # 4
+"""The last three have ended: nothing happens by itself any more. Moves to RUNNING (resumed with a budget)."""
 EXPERIMENT_STATE_CANCELLED: ExperimentState.ValueType  # 5
+"""Moves to RUNNING (resumed with a budget)."""
 EXPERIMENT_STATE_FAILED: ExperimentState.ValueType  # 6
+"""Moves to RUNNING (resumed with a budget)."""
 Global___ExperimentState: _TypeAlias = ExperimentState  # noqa: Y015
 
 class _TrialState:
@@ -1045,17 +1051,25 @@ class ResumeExperimentRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     name: _builtins.str
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """Counts from this call: wall_time until the new deadline, trial_count more trials. Has to be set for an experiment
+        that has ended; for another one it takes the old budget's place.
+        """
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

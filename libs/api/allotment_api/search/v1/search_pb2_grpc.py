@@ -142,7 +142,8 @@ class SearchServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeExperiment(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Goes on with a paused search; with a budget also with one that has ended: it keeps its whole history.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

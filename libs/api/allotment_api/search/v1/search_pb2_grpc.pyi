@@ -39,6 +39,7 @@ class SearchServiceStub:
     PauseExperiment: _grpc.UnaryUnaryMultiCallable[_search_pb2.PauseExperimentRequest, _search_pb2.PauseExperimentResponse]
     """No new trials; running ones go back to the queue. The deadline goes on."""
     ResumeExperiment: _grpc.UnaryUnaryMultiCallable[_search_pb2.ResumeExperimentRequest, _search_pb2.ResumeExperimentResponse]
+    """Goes on with a paused search; with a budget also with one that has ended: it keeps its whole history."""
     CancelExperiment: _grpc.UnaryUnaryMultiCallable[_search_pb2.CancelExperimentRequest, _search_pb2.CancelExperimentResponse]
     """Ends the search now. Its models stay."""
     DeleteExperiment: _grpc.UnaryUnaryMultiCallable[_search_pb2.DeleteExperimentRequest, _search_pb2.DeleteExperimentResponse]
@@ -69,6 +70,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     PauseExperiment: _aio.UnaryUnaryMultiCallable[_search_pb2.PauseExperimentRequest, _search_pb2.PauseExperimentResponse]  # type: ignore[assignment]
     """No new trials; running ones go back to the queue. The deadline goes on."""
     ResumeExperiment: _aio.UnaryUnaryMultiCallable[_search_pb2.ResumeExperimentRequest, _search_pb2.ResumeExperimentResponse]  # type: ignore[assignment]
+    """Goes on with a paused search; with a budget also with one that has ended: it keeps its whole history."""
     CancelExperiment: _aio.UnaryUnaryMultiCallable[_search_pb2.CancelExperimentRequest, _search_pb2.CancelExperimentResponse]  # type: ignore[assignment]
     """Ends the search now. Its models stay."""
     DeleteExperiment: _aio.UnaryUnaryMultiCallable[_search_pb2.DeleteExperimentRequest, _search_pb2.DeleteExperimentResponse]  # type: ignore[assignment]
@@ -125,7 +127,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _search_pb2.ResumeExperimentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_search_pb2.ResumeExperimentResponse, _abc.Awaitable[_search_pb2.ResumeExperimentResponse]]: ...
+    ) -> _typing.Union[_search_pb2.ResumeExperimentResponse, _abc.Awaitable[_search_pb2.ResumeExperimentResponse]]:
+        """Goes on with a paused search; with a budget also with one that has ended: it keeps its whole history."""
 
     @_abc_1.abstractmethod
     def CancelExperiment(
