@@ -124,8 +124,8 @@ class StagedController:
     async def connected(self, times: int = 1) -> None:
         await self.until(lambda: len(self.hellos) >= times and self._lines)
 
-    async def result_of(self, trial: str) -> pb.TrialResult:
-        end = await self._end_of(trial)
+    async def result_of(self, trial: str, within_s: float = 20.0) -> pb.TrialResult:
+        end = await self._end_of(trial, within_s)
         assert isinstance(end, pb.TrialResult), end
         return end
 
@@ -134,8 +134,8 @@ class StagedController:
         assert isinstance(end, pb.TrialFailure), end
         return end
 
-    async def _end_of(self, trial: str) -> pb.TrialResult | pb.TrialFailure:
-        await self.until(lambda: self._ends(trial))
+    async def _end_of(self, trial: str, within_s: float = 20.0) -> pb.TrialResult | pb.TrialFailure:
+        await self.until(lambda: self._ends(trial), within_s)
         return self._ends(trial)[0]
 
     async def told(self, what: str, trial: str) -> None:

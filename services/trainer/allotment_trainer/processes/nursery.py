@@ -18,7 +18,7 @@ from typing import Any
 from allotment_trainer.domain.attempts import KilledFor, clip_tail
 from allotment_trainer.domain.job import TrialJob
 from allotment_trainer.domain.reports import LOG_TAIL_BYTES
-from allotment_trainer.processes import limits, lines, trial_child
+from allotment_trainer.processes import limits, lines, preload, trial_child
 from allotment_trainer.processes.lifeline import (
     adopt_orphans,
     children_of,
@@ -128,6 +128,7 @@ class Nursery:
             self._child.end(KilledFor.ASKED)
 
     def _run(self, job: TrialJob, folder: Path) -> None:
+        preload.load_for(job.family.rpartition("/")[2])
         report_r, report_w = os.pipe()
         log_r, log_w = os.pipe()
         parent = os.getpid()
