@@ -1,7 +1,7 @@
 """Learns the order of the shipped portfolio from tables of earlier tasks.
 
-    ALLOTMENT_TEST_DATA=folder python -m bench.portfolio [--draws 40] [--rows 1000] [--write]
-                                                         [--results results.json]
+    ALLOTMENT_TEST_DATA=folder python -m bench.portfolio [--sets NAME ...] [--draws 40]
+                                  [--rows 1000] [--results results.json] [--write]
 
 Every named default and a number of random derivations are scored on every set (scikit-learn's own
 sets when no folder is given) by 3-fold cross-validation on at most --rows rows. The order is
@@ -33,7 +33,7 @@ from allotment_search import Derivation, Grammar, TaskShape
 from bench.sets import TabularSet, tabular_sets
 
 FOLDS = 3
-TRIAL_LIMIT_S = 12.0
+TRIAL_LIMIT_S = 8.0
 LENGTH = 16
 TARGET = Path("libs/search/allotment_search/data/portfolio.json")
 GRAMMAR = Grammar.load("tabular")
@@ -131,10 +131,12 @@ def candidates(draws: int) -> list[Entry]:
     return list(dict.fromkeys((f, json.dumps(c, sort_keys=True)) for f, c in entries))
 
 
-def measure(entries: list[Entry], row_limit: int) -> dict[str, list[list[float]]]:
+def measure(
+    entries: list[Entry], sets: list[TabularSet], row_limit: int
+) -> dict[str, list[list[float]]]:
     """For each set the (loss, seconds) of each entry."""
     results = {}
-    for entry in tabular_sets():
+    for entry in sets:
         task, shape = load(entry, row_limit)
         known: dict[Derivation, tuple[float, float]] = {}
         found = []
@@ -199,6 +201,7 @@ def report(table: np.ndarray, default_count: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+")
     parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--results", type=Path, help="kept here, and read again when it is there")
@@ -209,7 +212,7 @@ def main() -> int:
         entries, results = [tuple(e) for e in stored["entries"]], stored["results"]
     else:
         entries = candidates(arguments.draws)
-        results = measure(entries, arguments.rows)
+        results = measure(entries, tabular_sets(arguments.sets), arguments.rows)
         if arguments.results:
             stored = {"entries": entries, "results": results}
             arguments.results.write_text(json.dumps(stored), encoding="utf-8")

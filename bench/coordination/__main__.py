@@ -56,7 +56,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="allotment-bench-") as name:
         folder = Path(name)
         with database(store, server, folder) as url:
-            ours, origins = asyncio.run(
+            ours, cpu_ms, origins = asyncio.run(
                 sessions.trials_per_s(
                     folder,
                     free_port(),
@@ -68,7 +68,11 @@ def measure(
                 )
             )
     if arguments.ours_alone:
-        print(f"{store} {sampler} {clients} clients: {ours:.1f}/s {dict(origins)}", flush=True)
+        print(
+            f"{store:9} {sampler:7} {clients} clients: {ours:7.1f}/s,"
+            f" {cpu_ms:.1f} ms CPU a trial, {dict(origins)}",
+            flush=True,
+        )
         return ours, float("nan")
     with (
         tempfile.TemporaryDirectory(prefix="allotment-bench-") as name,
@@ -79,7 +83,7 @@ def measure(
     shares = ", ".join(f"{o} {n / origins.total():.0%}" for o, n in origins.most_common(3))
     print(
         f"{store:9} {sampler:7} {clients} clients: {ours:7.1f}/s, Optuna's proxy {optunas:6.1f}/s,"
-        f"  ratio {ours / optunas:5.1f}  ({shares})",
+        f"  ratio {ours / optunas:5.1f}  ({cpu_ms:.1f} ms CPU a trial; {shares})",
         flush=True,
     )
     return ours, optunas

@@ -156,8 +156,8 @@ async def trials_per_s(
     experiments: int,
     warm_s: float,
     window_s: float,
-) -> tuple[float, Counter[str]]:
-    """Durable trials per second, and the origins of the last thousand."""
+) -> tuple[float, float, Counter[str]]:
+    """Durable trials per second, the controller's CPU milliseconds for each, their origins."""
     async with AsyncExitStack() as stack:
         served, allocator = await stack.enter_async_context(_peers(clients, stack))
         trainers = Trainers(f"127.0.0.1:{port}", served)
@@ -173,15 +173,26 @@ async def trials_per_s(
                 wanted = spec(trial_count=1_000_000, max_parallel_trials=parallel)
                 await create(stub, wanted, f"e{number}")
             await asyncio.sleep(warm_s)
-            before, started = trainers.completed, time.perf_counter()
+            before, started, used_s = trainers.completed, time.perf_counter(), _cpu_s(process.pid)
             await asyncio.sleep(window_s)
-            rate = (trainers.completed - before) / (time.perf_counter() - started)
+            done = trainers.completed - before
+            rate = done / (time.perf_counter() - started)
+            cpu_ms = 1e3 * (_cpu_s(process.pid) - used_s) / max(1, done)
             origins = await _origins(stub)
             await trainers.stop()
         finally:
             process.terminate()
             process.wait(20)
-    return rate, origins
+    return rate, cpu_ms, origins
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process, where the system tells."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    fields = stat.read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _origins(stub: Any) -> Counter[str]:
