@@ -186,6 +186,32 @@ async def test_works_that_shared_a_lost_transaction_all_come_through(database: D
     assert await database.read(value) == 10
 
 
+async def test_a_work_that_fails_half_way_takes_back_only_itself(database: Database) -> None:
+    """In a group without savepoints: the others run again, and are stored once."""
+
+    def half(connection: sa.Connection) -> None:
+        add("half")(connection)
+        raise ValueError("changed its mind")
+
+    def looks(connection: sa.Connection) -> None:
+        names(connection)
+        raise LookupError("found nothing")
+
+    held = threading.Event()
+    first = asyncio.create_task(database.write(lambda _: held.wait(10)))
+    await asyncio.sleep(0.05)
+    works: list[Callable[[sa.Connection], Any]] = [increase, looks, add("a"), half, increase]
+    rest = [asyncio.create_task(database.write(work)) for work in [*works, add("a"), increase]]
+    await asyncio.sleep(0.05)
+    held.set()
+    await first
+    results = await asyncio.gather(*rest, return_exceptions=True)
+    kinds = [type(each) if isinstance(each, Exception) else None for each in results]
+    assert kinds == [None, LookupError, None, ValueError, None, sa.exc.IntegrityError, None]
+    assert await database.read(value) == 3
+    assert await database.read(names) == ["a"]
+
+
 @pytest.fixture
 def wire(url: str) -> Iterator[tuple[CommitCutter, str]]:
     with commit_cutter(url) as pair:

@@ -14,7 +14,7 @@ class AllocatorConfig:
     """What `build` needs; the environment has each as ALLOTMENT_ALLOCATOR_<NAME>."""
 
     database_url: str
-    """sqlite:////absolute/path."""
+    """sqlite:////absolute/path, or postgresql://user:password@host/database (docs/databases.md)."""
     work_dir: Path
     """A folder for this service alone: trainers' own folders, which go with them."""
     cache_dir: Path
@@ -63,4 +63,10 @@ class AllocatorServer(ServerConfig):
 
     key_file: Path
     """Signs tokens (PEM, ECDSA on P-256); made at the first start."""
+    retired_key_files: tuple[str, ...] = ()
+    """Public keys (PEM) of earlier key files: their tokens count until they expire."""
     address: str = "127.0.0.1:50053"
+
+    def retired_keys(self) -> list[bytes]:
+        """What the files hold."""
+        return [Path(name).read_bytes() for name in self.retired_key_files]

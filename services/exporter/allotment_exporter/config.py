@@ -13,7 +13,7 @@ class ExporterConfig:
     """What `build` needs; the environment has each as ALLOTMENT_EXPORTER_<NAME>."""
 
     database_url: str
-    """sqlite:////absolute/path."""
+    """sqlite:////absolute/path, or postgresql://user:password@host/database (docs/databases.md)."""
     work_dir: Path
     """A folder for this service alone; what it holds is gone after a restart."""
     concurrency: int = 2

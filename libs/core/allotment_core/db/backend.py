@@ -32,6 +32,9 @@ class Outcome(enum.Enum):
 class Backend(Protocol):
     """One database, opened by its URL. `name` stands in errors and never holds a secret."""
 
+    savepoints_cost: bool
+    """Whether each is a round trip to a server."""
+
     @property
     def name(self) -> str: ...
 
@@ -68,8 +71,12 @@ class Backend(Protocol):
         """Takes back to the last savepoint."""
         ...
 
+    def is_intact(self, connection: sa.Connection) -> bool:
+        """Whether the transaction can go on after a work of it raised."""
+        ...
+
     def mark(self, connection: sa.Connection) -> str:
-        """Right before COMMIT: what `outcome` will know the transaction by; "": it changed nothing.
+        """Right before COMMIT: what `outcome` will know the transaction by.
 
         A backend whose COMMIT always answers has no marks.
         """

@@ -14,6 +14,7 @@ import psycopg
 import sqlalchemy as sa
 import sqlalchemy.event
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import DBAPIError
 
 from allotment_core.db.backend import Fate, Outcome
@@ -43,6 +44,7 @@ _CONNECT = {
 }
 """What libpq does unless the URL says otherwise: a silent server is noticed within seconds."""
 
+_MARK = "allotment_mark"
 _LINGERING = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE pid = %s AND backend_xid = %s::xid8::xid AND usename = current_user
@@ -60,6 +62,8 @@ ORDER BY c.relname, a.attnum
 
 class PostgresBackend(PostgresErrors):
     """A schema of a database on a server that others use too."""
+
+    savepoints_cost = True
 
     def __init__(self, url: sa.URL, schema: str) -> None:
         """Use `of`."""
@@ -111,7 +115,17 @@ class PostgresBackend(PostgresErrors):
         )
         begin = self._begin(writes=writes)
         sqlalchemy.event.listen(engine, "connect", lambda raw, _: raw.execute(settings))
-        sqlalchemy.event.listen(engine, "begin", lambda c: _raw(c).execute(begin, prepare=False))
+
+        def start(connection: sa.Connection) -> None:
+            raw = _raw(connection)
+            cursor = raw.execute(begin, prepare=False)
+            while cursor.nextset():
+                pass
+            if writes:
+                [(_, xid)] = cursor
+                connection.info[_MARK] = f"{xid}/{raw.info.backend_pid}"
+
+        sqlalchemy.event.listen(engine, "begin", start)
         return engine
 
     def _begin(self, *, writes: bool) -> sql.Composed:
@@ -119,8 +133,10 @@ class PostgresBackend(PostgresErrors):
             return _statements(sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
         return _statements(
             sql.SQL("BEGIN ISOLATION LEVEL SERIALIZABLE"),
-            sql.SQL("SELECT pg_advisory_xact_lock_shared({})").format(self._key("turn")),
-            sql.SQL("SAVEPOINT work"),
+            # Its number is asked for here, where that costs no round trip.
+            sql.SQL("SELECT pg_advisory_xact_lock_shared({}), pg_current_xact_id()::text").format(
+                self._key("turn")
+            ),
         )
 
     def _key(self, purpose: str) -> int:
@@ -201,16 +217,17 @@ class PostgresBackend(PostgresErrors):
             yield
 
     def savepoint(self, connection: sa.Connection, *, first: bool) -> None:
-        if not first:  # the first one came with BEGIN
-            _raw(connection).execute("RELEASE work; SAVEPOINT work", prepare=False)
+        again = "" if first else "RELEASE work; "
+        _raw(connection).execute(f"{again}SAVEPOINT work", prepare=False)
 
     def undo(self, connection: sa.Connection) -> None:
         _raw(connection).execute("ROLLBACK TO work", prepare=False)
 
+    def is_intact(self, connection: sa.Connection) -> bool:
+        return _raw(connection).info.transaction_status is TransactionStatus.INTRANS
+
     def mark(self, connection: sa.Connection) -> str:
-        raw = _raw(connection)
-        found = raw.execute("SELECT pg_current_xact_id_if_assigned()::text").fetchone()
-        return f"{found[0]}/{raw.info.backend_pid}" if found and found[0] else ""
+        return str(connection.info[_MARK])
 
     def outcome(self, engine: sa.Engine, mark: str) -> Outcome:
         xid, _, pid = mark.partition("/")

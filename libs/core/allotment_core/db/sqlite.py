@@ -24,6 +24,8 @@ _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
 class SqliteBackend:
     """A file. One process writes at a time; its COMMIT always tells what became of it."""
 
+    savepoints_cost = False
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
@@ -92,6 +94,9 @@ class SqliteBackend:
         # After some errors (a full disk) SQLite has rolled the whole transaction back: then this
         # raises, and all works of the batch fail.
         connection.exec_driver_sql("ROLLBACK TO work")
+
+    def is_intact(self, connection: sa.Connection) -> bool:
+        return True
 
     def mark(self, connection: sa.Connection) -> str:
         return ""

@@ -1,6 +1,6 @@
 """Group commit: one thread writes; whatever waits shares one transaction and one fsync.
 
-Each work runs behind a savepoint of its own: one that raises takes back only itself. Nobody is
+A work that raises takes back only itself, by a savepoint or by running the others again. Nobody is
 answered before the COMMIT that made the work durable returned; when it fails, all that shared it
 get the error. A transaction that lost against another process's, or whose connection broke, runs
 again for a bounded time: the works in it run again too, and no work is ever stored twice.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import sqlalchemy.event
 
 from allotment_core.db.backend import Backend, Fate, Outcome
 from allotment_core.db.patience import Patience
@@ -53,6 +54,9 @@ class GroupCommitWriter:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
         self._ends = False
+        self._changes = 0
+        if backend.savepoints_cost:
+            sqlalchemy.event.listen(engine, "before_cursor_execute", self._count)
         self._thread = threading.Thread(
             target=self._loop, name=f"write-{backend.label}", daemon=True
         )
@@ -121,8 +125,9 @@ class GroupCommitWriter:
         """Runs the works, and what arrives meanwhile, until it is known what became of them."""
         patience = Patience(PATIENCE_S)
         conflicts = 0
+        careful = not self._backend.savepoints_cost
         while True:
-            attempt = _Attempt()
+            attempt = _Attempt(careful)
             try:
                 with (
                     self._engine.connect() as connection,
@@ -130,6 +135,10 @@ class GroupCommitWriter:
                 ):
                     self._transact(connection, batch, attempt)
                 return
+            except _SpoiltError:
+                if len(batch) == 1:
+                    return  # its error is its answer
+                careful = True
             except Exception as e:
                 fate = self._backend.fate(e)
                 if fate is Fate.FAILED:
@@ -162,23 +171,32 @@ class GroupCommitWriter:
             first = True
             while done < len(batch):
                 if not batch[done].future.cancelled():
-                    self._run_one(connection, batch[done], first=first)
+                    if attempt.careful:
+                        self._backend.savepoint(connection, first=first)
+                    self._run_one(connection, batch[done], careful=attempt.careful)
                     first = False
                 done += 1
                 if done == len(batch) < BATCH_LIMIT and time.monotonic() < ends and not self._ends:
                     self._take(batch)
             attempt.mark = self._backend.mark(connection)
 
-    def _run_one(self, connection: sa.Connection, work: _Work, *, first: bool) -> None:
+    def _run_one(self, connection: sa.Connection, work: _Work, *, careful: bool) -> None:
         work.result = work.error = None
-        self._backend.savepoint(connection, first=first)
+        self._changes = 0
         try:
             work.result = work.context.run(work.run, connection)
         except Exception as e:
             if self._backend.fate(e) is not Fate.FAILED:
                 raise
             work.error = self._backend.storage_error(e) or e
-            self._undo(connection, e)
+            if careful:
+                self._undo(connection, e)
+            elif self._changes or not self._backend.is_intact(connection):
+                raise _SpoiltError from e
+
+    def _count(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.lstrip()[:6].upper() != "SELECT":
+            self._changes += 1
 
     def _undo(self, connection: sa.Connection, cause: Exception) -> None:
         try:
@@ -189,8 +207,15 @@ class GroupCommitWriter:
             raise cause from e  # the whole transaction is void, because of it
 
 
+class _SpoiltError(Exception):
+    """A work without a savepoint failed after it had changed something."""
+
+
 @dataclass(slots=True)
 class _Attempt:
+    careful: bool
+    """Whether each work has a savepoint. Without them most batches need fewer round trips, and one
+    with a work that fails half-way runs again."""
     mark: str = ""
     """What the backend knows the transaction by, once its COMMIT is on its way."""
 
