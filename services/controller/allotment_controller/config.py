@@ -10,7 +10,7 @@ class ControllerConfig:
     """What `build` needs; the environment has each as ALLOTMENT_CONTROLLER_<NAME>."""
 
     database_url: str
-    """sqlite:////absolute/path."""
+    """sqlite:////absolute/path, or postgresql://user:password@host/database (docs/databases.md)."""
     heartbeat_interval_s: float = 2.0
     """How often trainers say that they live; three missing heartbeats end a session."""
     lease_ttl_s: float = 60.0
@@ -39,7 +39,5 @@ class ControllerServer(ServerConfig):
     address: str = "127.0.0.1:50052"
     dataset_address: str = "127.0.0.1:50051"
     """Where the dataset service serves services."""
-    allocator_address: str = "127.0.0.1:50053"
-    """Where the allocator does."""
     exporter_address: str = "127.0.0.1:50055"
     """Where the exporter does."""

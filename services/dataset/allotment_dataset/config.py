@@ -11,7 +11,7 @@ class DatasetConfig:
     """What `build` needs; the environment has each as ALLOTMENT_DATASET_<NAME>."""
 
     database_url: str
-    """sqlite:////absolute/path."""
+    """sqlite:////absolute/path, or postgresql://user:password@host/database (docs/databases.md)."""
     work_dir: Path
     """A folder for this service alone: uploads, which are kept, and files in the making, which
     are not.
