@@ -1,9 +1,11 @@
 """A local system: every service in one process, served on 127.0.0.1 until SIGTERM.
 
-    python -m allotment_embedded --dir FOLDER [--port P] [--metrics-port P] [--private]
+    python -m allotment_embedded --dir FOLDER [--port P] [--metrics-port P]
+                                 [--private --scratch FOLDER]
 
 With --private one line of JSON on stdout tells the starter the address and a token (or the error),
-and the end of stdin is the end of everything: processes and folder.
+and the end of stdin is the end of everything: processes and the scratch folder. State that lies
+within that goes with it.
 """
 
 import argparse
@@ -26,9 +28,10 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--metrics-port", type=int, default=0)
     parser.add_argument("--private", action="store_true")
+    parser.add_argument("--scratch", type=Path)
     arguments = parser.parse_args()
     if arguments.private:
-        lifeline.hold_on(arguments.dir.parent)
+        lifeline.hold_on(arguments.scratch or arguments.dir.parent)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Until the server takes signals itself.

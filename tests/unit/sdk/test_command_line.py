@@ -2,12 +2,13 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import typer
 
 from allotment.cli.data import column_roles
-from allotment.cli.main import needs_own_server
+from allotment.cli.main import needs_own_server, state_dir
 from allotment.cli.options import parse_duration_s
 from allotment.cli.render import plain, short
 from allotment.naming import full_name, nested_name, version_name
@@ -27,6 +28,8 @@ RUN = ["run", "x.csv", "--target", "y", "--out", "z"]
         ([*RUN, "--server", "127.0.0.1:1"], {}, False),
         ([*RUN, "--help"], {}, False),
         (["run", "x.csv"], {}, False),
+        (["run", "--resume", "e", "--dir", "d", "--out", "z"], {}, True),
+        (["run", "--resume", "e", "--out", "z"], {}, False),
         (["experiments"], {}, False),
         ([], {}, False),
     ],
@@ -35,6 +38,21 @@ def test_a_server_is_started_early_only_for_a_run_that_needs_one(
     arguments: list[str], env: dict[str, str], wanted: bool
 ) -> None:
     assert needs_own_server(arguments, env) is wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ([*RUN, "--dir", "/state"], Path("/state")),
+        ([*RUN, "--dir=/state"], Path("/state")),
+        (RUN, None),
+        ([*RUN, "--dir"], None),
+    ],
+)
+def test_the_early_server_keeps_its_state_where_it_is_told(
+    arguments: list[str], folder: Path | None
+) -> None:
+    assert state_dir(arguments) == folder
 
 
 @pytest.mark.parametrize(

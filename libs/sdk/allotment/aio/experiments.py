@@ -53,14 +53,16 @@ class Experiments(Group):
         group: str = "",
         time: str = "",
         families: Sequence[str] = (),
+        without_early_stopping: bool = False,
         experiment_id: str = "",
         started_before_s: float = 0.0,
     ) -> Experiment:
         """A search over a dataset's latest version, or over the given version.
 
         At least one of `budget_s` (seconds of wall time, 10 or more) and `trials` limits it;
-        `started_before_s` is how much of `budget_s` is spent already. Raises: InvalidArgument with
-        the field that is wrong.
+        `started_before_s` is how much of `budget_s` is spent already. `without_early_stopping`:
+        no trial is put off because others did better on its first folds. Raises: InvalidArgument
+        with the field that is wrong.
         """
         spec = wire.ExperimentSpec(
             dataset_version=version_name(data, self._tenant),
@@ -72,16 +74,13 @@ class Experiments(Group):
             group_column=group,
             time_column=time,
             families=[f if "/" in f else f"families/{f}" for f in families],
+            without_early_stopping=without_early_stopping,
         )
         if task:
             spec.task = convert.task_to_wire(task)
         if metric:
             spec.metric = convert.metric_to_wire(metric)
-        spec.budget.trial_count = trials
-        if budget_s is not None:
-            spec.budget.wall_time.FromTimedelta(timedelta(seconds=budget_s))
-            if started_before_s:
-                spec.budget.started_before.FromTimedelta(timedelta(seconds=started_before_s))
+        _set_budget(spec.budget, budget_s, trials, started_before_s)
         request = wire.CreateExperimentRequest(
             request_id=new_request_id(),
             parent=self._tenant,
@@ -114,10 +113,25 @@ class Experiments(Group):
         response = await self._call(self._stub.PauseExperiment, request)
         return convert.experiment(response.experiment)
 
-    async def resume(self, experiment: str | Named) -> Experiment:
+    async def resume(
+        self,
+        experiment: str | Named,
+        *,
+        budget_s: float | None = None,
+        trials: int = 0,
+        started_before_s: float = 0.0,
+    ) -> Experiment:
+        """Goes on with a paused search; with a budget also with one that has ended, which keeps
+        its whole history.
+
+        `budget_s` (seconds from now, 10 or more) and `trials` (so many more) take the old
+        budget's place; `started_before_s` is how much of `budget_s` is spent already.
+        """
         request = wire.ResumeExperimentRequest(
             request_id=new_request_id(), name=self._name(experiment, "experiments")
         )
+        if budget_s is not None or trials:
+            _set_budget(request.budget, budget_s, trials, started_before_s)
         response = await self._call(self._stub.ResumeExperiment, request)
         return convert.experiment(response.experiment)
 
@@ -214,3 +228,13 @@ class Experiments(Group):
         ):
             for item in page.families:
                 yield convert.family(item)
+
+
+def _set_budget(
+    budget: wire.Budget, budget_s: float | None, trials: int, started_before_s: float
+) -> None:
+    budget.trial_count = trials
+    if budget_s is not None:
+        budget.wall_time.FromTimedelta(timedelta(seconds=budget_s))
+        if started_before_s:
+            budget.started_before.FromTimedelta(timedelta(seconds=started_before_s))

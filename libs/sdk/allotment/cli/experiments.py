@@ -69,6 +69,9 @@ def create(
     time: Annotated[str, typer.Option(help="Column that orders the rows in time.")] = "",
     family: Annotated[list[str] | None, typer.Option(help="Only this family; repeatable.")] = None,
     max_parallel: Annotated[int, typer.Option(min=0)] = 0,
+    early_stopping: Annotated[
+        bool, typer.Option(help="Put trials off that others beat on their first folds.")
+    ] = True,
     name: Annotated[str, typer.Option(help="Id of the experiment.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -89,6 +92,7 @@ def create(
             time=time,
             families=family or (),
             max_parallel=max_parallel,
+            without_early_stopping=not early_stopping,
             experiment_id=name,
         )
     _print_experiment(made, as_json)
@@ -121,10 +125,17 @@ def pause(experiment: str, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def resume(experiment: str, as_json: JsonOption = False) -> None:
-    """Go on with a paused search."""
+def resume(
+    experiment: str,
+    budget: Annotated[str, typer.Option(help="From now: 60s, 5m, 1h.")] = "",
+    trials: Annotated[int, typer.Option(help="So many trials more.", min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a paused search, or by a new budget with one that has ended."""
+    budget_s = parse_duration_s(budget) if budget else None
     with connect() as client:
-        _print_experiment(client.experiments.resume(experiment), as_json)
+        found = client.experiments.resume(experiment, budget_s=budget_s, trials=trials)
+    _print_experiment(found, as_json)
 
 
 @app.command()

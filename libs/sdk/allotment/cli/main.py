@@ -6,6 +6,7 @@ Exit codes: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from allotment.cli import own_server
@@ -20,7 +21,7 @@ def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if needs_own_server(arguments, os.environ):
-            own_server.start()
+            own_server.start(state_dir(arguments))
         return _run(arguments)
     except KeyboardInterrupt:
         return 130
@@ -35,7 +36,19 @@ def needs_own_server(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     if "run" not in arguments[:1] or env.get("ALLOTMENT_SERVER") or env.get("ALLOTMENT_PROFILE"):
         return False
     options = {argument.partition("=")[0] for argument in arguments}
-    return {"--target", "--out"} <= options and not options & {"--help", "--server", "--profile"}
+    if options & {"--help", "--server", "--profile"}:
+        return False
+    return {"--target", "--out"} <= options or {"--resume", "--out", "--dir"} <= options
+
+
+def state_dir(arguments: Sequence[str]) -> Path | None:
+    """What --dir names; None without it."""
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--dir":
+            named = value or "".join(arguments[place + 1 : place + 2])
+            return Path(named).absolute() if named else None
+    return None
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -8,15 +8,15 @@ from allotment.cli.server_process import ServerProcess
 _started: list[ServerProcess] = []
 
 
-def start() -> None:
-    """Begins to start the server; does not wait for it."""
-    _started.append(ServerProcess())
+def start(state_dir: Path | None = None) -> None:
+    """Begins to start the server; does not wait for it. `state_dir`: what it knows stays there."""
+    _started.append(ServerProcess(state_dir))
 
 
-def take() -> ServerProcess:
+def take(state_dir: Path | None = None) -> ServerProcess:
     """The server that was started early, or a fresh one; `kill` ends it."""
     if not _started:
-        start()
+        start(state_dir)
     return _started[0]
 
 

@@ -14,7 +14,8 @@ class Interrupted(Exception):
 class Request:
     """What the command line asks for. `budget_s` None: `trials` alone limit the search."""
 
-    train: Path
+    train: Path | None
+    """None: an experiment is resumed."""
     target: str
     out: Path
     task: str
@@ -29,6 +30,10 @@ class Request:
     max_parallel: int
     roles: dict[str, ColumnRole]
     started_monotonic: float
+    resume: str = ""
+    """The experiment to go on with; empty: a new one."""
+    state_dir: Path | None = None
+    """Where our own server keeps what it knows; None: for the time of the command."""
 
     @property
     def deadline_monotonic(self) -> float | None:

@@ -24,9 +24,11 @@ DEFAULT_BUDGET_S = 60.0
 
 
 def run(
-    train: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet or JSONL with labelled rows")],
-    target: Annotated[str, typer.Option(help="The column to learn.")],
     out: Annotated[Path, typer.Option(help="Folder for model.onnx, manifest.json and so on.")],
+    train: Annotated[
+        Path | None, typer.Argument(help="CSV, TSV, Parquet or JSONL with labelled rows")
+    ] = None,
+    target: Annotated[str, typer.Option(help="The column to learn.")] = "",
     task: Annotated[str, typer.Option(help="binary, multiclass or regression")] = "",
     metric: Annotated[
         str, typer.Option(help="log_loss, auc, ap, accuracy, f1, rmse, mae or r2")
@@ -43,14 +45,22 @@ def run(
     group: Annotated[str, typer.Option(help="Column whose groups are never split.")] = "",
     time: Annotated[str, typer.Option(help="Column that orders the rows in time.")] = "",
     max_parallel: Annotated[int, typer.Option(help="Trials at once; 0: all slots.", min=0)] = 0,
+    resume: Annotated[
+        str, typer.Option(help="Go on with this experiment, in place of a file and a target.")
+    ] = "",
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Keep the search here, so that it can be resumed."),
+    ] = None,
     server: Annotated[str, typer.Option(help="HOST:PORT (env ALLOTMENT_SERVER)")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Search the best model for a column of a table.
 
     Starts a server of its own unless one is named. Leaves model.onnx, manifest.json and
-    leaderboard.csv in the folder. Ctrl-C stops the search and writes the best model so far; a
-    second one aborts.
+    leaderboard.csv in the folder. With --dir the search is kept and --resume goes on with it,
+    with another --budget or so many --trials more. Ctrl-C stops the search and writes the best
+    model so far; a second one aborts.
     """
     CHOICE.server = server or CHOICE.server
     request = Request(
@@ -69,13 +79,19 @@ def run(
         max_parallel=max_parallel,
         roles=column_roles(ignore or (), weight, group, time),
         started_monotonic=STARTED_MONOTONIC,
+        resume=resume,
+        state_dir=state_dir,
     )
+    _check_form(request)
     _check_files(request)
     # gRPC: only now, so that other commands and wrong usage don't wait for it.
     from allotment.cli.search import Search  # noqa: PLC0415
 
     search = Search(
-        request, View(as_json=as_json, budget_s=request.budget_s), _settings, own_server.folder()
+        request,
+        View(as_json=as_json, budget_s=request.budget_s),
+        lambda: _settings(state_dir),
+        own_server.folder(),
     )
     try:
         asyncio.run(search.run())
@@ -99,9 +115,42 @@ def _budget_s(budget: str, trials: int) -> float | None:
     return budget_s
 
 
+def _check_form(request: Request) -> None:
+    """Either a file with its target, or an experiment that can be there. Raises:
+    InvalidArgument."""
+    if not request.resume:
+        if request.train is None or not request.target:
+            raise InvalidArgument(
+                "name the file with the labelled rows and the column to learn: "
+                "allotment run train.csv --target COLUMN --out FOLDER",
+                reason="NOTHING_TO_LEARN",
+            )
+        return
+    if request.train is not None or request.target:
+        raise InvalidArgument(
+            "an experiment that is resumed has its rows and its target; "
+            "leave the file and --target out",
+            reason="RESUME_HAS_DATA",
+        )
+    if _has_server():
+        return
+    if request.state_dir is None:
+        raise InvalidArgument(
+            "a search of `run` goes with the command unless its state is kept: name the folder "
+            "that it was kept in with --dir, or its server with --server",
+            reason="NO_STATE",
+        )
+    if not request.state_dir.is_dir():
+        raise InvalidArgument(
+            f"{request.state_dir} is not a folder with the state of a search; "
+            "name the one that --dir named when the search was begun",
+            reason="NO_STATE",
+        )
+
+
 def _check_files(request: Request) -> None:
     """Finds what would fail at the end before anything is begun. Raises: InvalidArgument."""
-    if not request.train.is_file():
+    if request.train is not None and not request.train.is_file():
         raise InvalidArgument(
             f"{request.train} is not a file that exists; name the file with the labelled rows",
             reason="FILE_UNREADABLE",
@@ -120,14 +169,18 @@ def _check_files(request: Request) -> None:
         )
 
 
-def _settings() -> Settings:
+def _settings(state_dir: Path | None) -> Settings:
     """The named server, or one of our own; blocks until that serves."""
-    if CHOICE.server or CHOICE.profile or os.environ.get("ALLOTMENT_SERVER"):
+    if _has_server():
         return _named()
-    if os.environ.get("ALLOTMENT_PROFILE"):
-        return _named()
-    ready = own_server.take().wait_ready()
+    ready = own_server.take(state_dir).wait_ready()
     return Settings(address=ready.address, token=ready.token)
+
+
+def _has_server() -> bool:
+    """Whether a server is named."""
+    named = ("ALLOTMENT_SERVER", "ALLOTMENT_PROFILE")
+    return bool(CHOICE.server or CHOICE.profile or any(os.environ.get(name) for name in named))
 
 
 def _named() -> Settings:

@@ -133,7 +133,10 @@ class Search:
         self._finish(experiment, failures)
 
     async def _begin(self, client: AsyncClient) -> Experiment:
+        if self._request.resume:
+            return await self._resume(client)
         request = self._request
+        assert request.train is not None
         version = await client.datasets.upload(
             request.train,
             roles=request.roles,
@@ -141,7 +144,6 @@ class Search:
             progress=self._view.uploading,
         )
         self._view.data(version)
-        spent_s = time.monotonic() - request.started_monotonic
         experiment = await client.experiments.create(
             version,
             target=request.target,
@@ -155,10 +157,27 @@ class Search:
             group=request.group,
             time=request.time,
             max_parallel=request.max_parallel,
-            started_before_s=min(spent_s, (request.budget_s or math.inf) - LEAST_LEFT_S),
+            started_before_s=self._spent_s(),
         )
-        self._view.begun(experiment, version)
+        self._view.begun(experiment, version.warnings)
         return experiment
+
+    async def _resume(self, client: AsyncClient) -> Experiment:
+        request = self._request
+        self._view.known([trial async for trial in client.experiments.trials(request.resume)])
+        experiment = await client.experiments.resume(
+            request.resume,
+            budget_s=request.budget_s,
+            trials=request.trials,
+            started_before_s=self._spent_s(),
+        )
+        self._view.begun(experiment, experiment.warnings)
+        return experiment
+
+    def _spent_s(self) -> float:
+        """How much of the budget is spent already, as far as a server may be told."""
+        spent_s = time.monotonic() - self._request.started_monotonic
+        return min(spent_s, (self._request.budget_s or math.inf) - LEAST_LEFT_S)
 
     async def _or_interrupt(self, work: Coroutine[Any, Any, Experiment]) -> Experiment:
         """The work's result. Raises: _Stopped at the first Ctrl-C, with the work cancelled."""
@@ -242,6 +261,8 @@ class Search:
             metric, model = experiment.metric, self._staged
             files = write_files(self._request.out, folder, trials, metric, model)
             self._view.finished(experiment, self._staged, trials, files)
+            if self._request.state_dir is not None:
+                self._view.can_resume(experiment, self._request.state_dir, self._request.out)
         if failures:
             raise failures[0]
         if self._staged is None:

@@ -1,8 +1,8 @@
 """The embedded server of one `allotment run`: a process group that never outlives the command.
 
-Its state is private and temporary. It holds on to a pipe of ours: when we die, however that
-happens, it sees the pipe's end, removes its state and kills its group. `kill` ends the whole group
-at once.
+Its state is private, and temporary unless a folder is named for it. It holds on to a pipe of ours:
+when we die, however that happens, it sees the pipe's end, removes what is temporary and kills its
+group. `kill` ends the whole group at once.
 """
 
 import contextlib
@@ -37,14 +37,16 @@ class ServerFailed(Exception):
 class ServerProcess:
     """A server on its way up. Starting one costs milliseconds; `wait_ready` waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, state_dir: Path | None = None) -> None:
+        """`state_dir`: what the server knows stays there; None: it goes with the server."""
         _adopt_orphans()
         self.folder = Path(tempfile.mkdtemp(prefix="allotment-run-"))
+        state = self.folder / "state" if state_dir is None else state_dir
         self._log = (self.folder / "server.log").open("wb")
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "allotment_embedded"),
-                *("--dir", str(self.folder / "state"), "--port", "0", "--private"),
+                *("--dir", str(state), "--port", "0", "--private", "--scratch", str(self.folder)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -77,9 +77,17 @@ class View:
         )
         self._warn(version.warnings)
 
-    def begun(self, experiment: Experiment, version: DatasetVersion) -> None:
+    def known(self, trials: Sequence[Trial]) -> None:
+        """Trials of before: they are not told of again."""
+        self._stage = "search"
+        self._trials.update((trial.name, trial) for trial in trials)
+        self._told.update(trial.name for trial in trials)
+        self.note(f"{len(trials)} trials so far")
+
+    def begun(self, experiment: Experiment, told: Sequence[DataWarning]) -> None:
+        """`told`: warnings that were shown already, or need not be."""
         self._experiment = experiment
-        known = set(version.warnings)
+        known = set(told)
         self._warn([warning for warning in experiment.warnings if warning not in known])
         classes = f", {len(experiment.classes)} classes" if experiment.classes else ""
         self.note(
@@ -132,6 +140,11 @@ class View:
             no_wrap=True,
             overflow="ellipsis",
         )
+
+    def can_resume(self, experiment: Experiment, state: Path, out: Path) -> None:
+        """How to go on with a search whose state was kept."""
+        name = _id(experiment.name)
+        self.note(f"go on with: allotment run --resume {name} --dir {state} --out {out}")
 
     def finished(
         self, experiment: Experiment, model: Model, trials: Sequence[Trial], files: Sequence[Path]
