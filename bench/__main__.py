@@ -7,6 +7,7 @@ SHORT_FORMS = (
     ("startup", "--repeat", "3"),
     ("first_model", "--repeat", "3"),
     ("upload", "--size-mib", "64", "--repeat", "5"),
+    ("writes", "--count", "1000", "--callers", "64"),
     ("deadline", "--budget", "10", "--load", "both"),
     ("quality", "--budget", "20s", "--seeds", "0"),
 )
