@@ -246,6 +246,20 @@ def test_a_loss_that_is_no_number_ends_a_fit() -> None:
         mlp.fit(replace(training, params=wild))
 
 
+@needs_torch
+def test_want_of_memory_is_told_from_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # noqa: PLC0415 - optional
+
+    from allotment_learn.networks.fitting import NetworkFit  # noqa: PLC0415
+
+    monkeypatch.setattr(NetworkFit, "advance", lambda _: torch.empty(1 << 46))
+    with pytest.raises(MemoryError, match="allocate"):
+        mlp.fit(rings(60, 2))
+    monkeypatch.setattr(NetworkFit, "advance", lambda _: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        mlp.fit(rings(60, 2))
+
+
 def test_without_torch_the_family_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "NEEDED", ("torch", "no_such_library"))
     offered = {family.family: family for family in offered_families()}

@@ -70,7 +70,9 @@ def _assignment(number: int, family: str, part: str) -> pb.Assignment:
     message.family = f"families/{family}"
     message.memory_bytes = 1 << 30
     choices = Grammar.load("tabular").default(family)
-    message.derivation.extend(_choice(c.symbol, c.value) for c in choices)
+    message.derivation.extend(
+        _choice(c.symbol, 15 if c.symbol == "mlp.epochs" else c.value) for c in choices
+    )
     message.table.part_sha256.append(part)
     message.table.row_count = ROWS
     categorical = table_pb2.COLUMN_TYPE_CATEGORICAL

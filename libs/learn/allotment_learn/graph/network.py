@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from allotment_learn.forms import NetworkForm
 from allotment_learn.graph.builder import ONNX_OPSET, GraphBuilder
+from allotment_learn.networks.memory import memory_errors
 from allotment_learn.networks.modules import rebuild
 from allotment_learn.networks.spec import NetworkSpec
 
@@ -77,7 +78,7 @@ def _doubles(form: NetworkForm) -> dict[str, np.ndarray]:
 def _export(form: NetworkForm) -> onnx.GraphProto:
     columns = form.spec.columns
     example = torch.linspace(-1.0, 1.0, _EXAMPLE_ROWS * columns, dtype=torch.float64)
-    with _silence():
+    with _silence(), memory_errors():
         program = torch.onnx.export(
             rebuild(form.spec, form.arrays, torch.float64),
             (example.reshape(_EXAMPLE_ROWS, columns),),

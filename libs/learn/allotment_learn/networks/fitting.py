@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from allotment_core.errors import clip
 from allotment_learn.checkpoints import CheckpointDamaged, drive
 from allotment_learn.errors import DeadlineReached, NotANumber
 from allotment_learn.families.training import Training
 from allotment_learn.networks.layout import Layout, Singles
+from allotment_learn.networks.memory import memory_errors
 from allotment_learn.networks.modules import Network, arrays_of, draw_weights, loss_of
 from allotment_learn.networks.settings import Settings
 from allotment_learn.networks.spec import Arrays, NetworkSpec, Norm
@@ -56,15 +56,9 @@ def fit_network(training: Training, matrix: Singles, layout: Layout) -> tuple[Ne
     torch.set_num_threads(training.threads)
     # `use_deterministic_algorithms` would import a compiler first, for 4 s.
     torch.set_deterministic_debug_mode("error")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            fit = NetworkFit(training, matrix, layout)
-            drive(fit, training.pace)
-    except RuntimeError as error:
-        # The only sign that torch's allocator gives.
-        if "can't allocate memory" in str(error):
-            raise MemoryError(clip(str(error))) from None
-        raise
+    with torch.random.fork_rng(devices=[]), memory_errors():
+        fit = NetworkFit(training, matrix, layout)
+        drive(fit, training.pace)
     return fit.spec, fit.result()
 
 

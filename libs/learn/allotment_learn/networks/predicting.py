@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from allotment_learn.forms import Link, NetworkForm
+from allotment_learn.networks.memory import memory_errors
 from allotment_learn.networks.modules import rebuild
 from allotment_learn.task import Floats
 
@@ -19,7 +20,7 @@ def predictor(form: NetworkForm, threads: int) -> Callable[[Floats], Floats]:
 
     def predict(matrix: Floats) -> Floats:
         torch.set_num_threads(threads)
-        with torch.no_grad():
+        with torch.no_grad(), memory_errors():
             parts = [
                 _linked(network(torch.from_numpy(rows)), form.link).numpy()
                 for rows in np.array_split(matrix, -(-len(matrix) // _ROWS_AT_ONCE) or 1)
