@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
+from allotment_controller.domain.absences import Absences
 from allotment_controller.domain.budget import with_budget
 from allotment_controller.domain.change_queue import Alter, ChangeQueue, Wanted
 from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
@@ -37,7 +38,6 @@ from allotment_controller.domain.scheduler import (
 from allotment_controller.domain.seat import Seat, SeatKey
 from allotment_controller.domain.stopping import improved, judged, rungs_of
 from allotment_controller.domain.surroundings import Surroundings
-from allotment_controller.domain.task import Wait
 from allotment_controller.domain.trial import AttemptCause, Trial, TrialState
 from allotment_core.errors import (
     Aborted,
@@ -49,7 +49,6 @@ from allotment_core.names import TrialName
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
-_WAIT_SHOWN_AFTER_S = 1.0
 _HEARTBEATS_TO_MISS = 3
 _TICK_S = 5.0
 
@@ -70,8 +69,7 @@ class Conductor:
         self._exports = ModelExports(around, lambda: self._ledger, self._change)
         self._mixing = Mixing(around, lambda: self._ledger, self._change)
         ledger.begin_mixing()
-        self._absent_since: dict[SeatKey, float] = {}
-        self._short_since: float | None = None
+        self._absences = Absences(around.keeper, around.seats, around.clock, around.away_grace_s)
         self._misses: dict[SeatKey, int] = {}
         self._releases: set[asyncio.Task[None]] = set()
         self.name = ledger.experiment.name
@@ -321,7 +319,7 @@ class Conductor:
         before = Effects()
         alter(edit, before)
         if not edit.experiment.ended:
-            self._take_back(edit)
+            self._absences.take_back(edit)
         policy = Policy(
             grammar=self._around.grammar,
             slot_count=self._around.keeper.slot_count,
@@ -333,59 +331,10 @@ class Conductor:
         effects = advance(edit, self._around.seats.of(self.name), policy)
         effects.stopped = before.stopped + effects.stopped
         if not edit.experiment.ended:
-            edit.experiment = replace(edit.experiment, wait=self._wait(edit, effects.wanted))
+            edit.experiment = replace(
+                edit.experiment, wait=self._absences.wait(edit, effects.wanted)
+            )
         return edit, effects, prepared
-
-    def _take_back(self, edit: Edit) -> None:
-        """Requeues trials whose lease has ended, or whose trainer stays away."""
-        absent: dict[SeatKey, float] = {}
-        for trial in edit.open_trials():
-            if not trial.is_out:
-                continue
-            cause = self._lost_because(trial, absent)
-            if cause is not None:
-                edit.put_trial(trial.ended_attempt(cause, None, "", edit.now))
-        self._absent_since = absent
-
-    def _lost_because(self, trial: Trial, absent: dict[SeatKey, float]) -> AttemptCause | None:
-        """Why a trial's trainer is gone for good; None while it is there or may come back."""
-        keeper = self._around.keeper
-        view = keeper.lease(trial.lease)
-        if view is None and keeper.answers:
-            return AttemptCause.LOST
-        if view is not None and view.epoch > trial.lease_epoch:
-            return AttemptCause.LOST
-        seat = self._around.seats.get(trial.lease, trial.lease_epoch)
-        if seat is not None and seat.line is not None:
-            return None
-        if view is not None and view.state == "REVOKING":
-            return AttemptCause.PREEMPTED
-        now = self._around.clock.monotonic()
-        key = (trial.lease, trial.lease_epoch)
-        since = self._absent_since.get(key, now)
-        if now - since >= self._around.away_grace_s:
-            return AttemptCause.LOST
-        absent[key] = since
-        return None
-
-    def _wait(self, edit: Edit, wanted: int) -> Wait | None:
-        """Why it runs less than it could, once that has lasted a moment."""
-        seats = self._around.seats.of(self.name)
-        present = sum(s.line is not None and not s.leaving for s in seats)
-        if edit.experiment.state is not ExperimentState.RUNNING or present >= wanted:
-            self._short_since = None
-            return None
-        now = self._around.clock.monotonic()
-        if self._short_since is None:
-            self._short_since = now
-        if now - self._short_since < _WAIT_SHOWN_AFTER_S:
-            return edit.experiment.wait
-        for view in self._around.keeper.of(self.name):
-            if view.wait_reason:
-                return Wait(view.wait_reason, view.wait_message, view.wait_position)
-        if any(v.state == "HELD" for v in self._around.keeper.of(self.name)):
-            return Wait("STARTING", "its trainer is starting")
-        return Wait("NO_TRAINER", "the allocator has not granted a lease yet; it is asked again")
 
     def _tell_stopped(self, effects: Effects) -> None:
         for trial, reason in effects.stopped:
@@ -450,13 +399,8 @@ class Conductor:
         if self._wake_at is not None:
             until = self._wake_at - self._around.clock.now()
             pause_s = min(pause_s, max(0.0, until.total_seconds()) + 0.001)
-        now = self._around.clock.monotonic()
-        for since in self._absent_since.values():
-            pause_s = min(pause_s, max(0.05, since + self._around.away_grace_s - now))
-        if self._short_since is not None:
-            pause_s = min(pause_s, 1.0)
         try:
-            async with asyncio.timeout(pause_s):
+            async with asyncio.timeout(self._absences.look_again_s(pause_s)):
                 await self._wake.wait()
         except TimeoutError:
             return
