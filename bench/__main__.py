@@ -8,6 +8,8 @@ SHORT_FORMS = (
     ("first_model", "--repeat", "3"),
     ("upload", "--size-mib", "64", "--repeat", "5"),
     ("writes", "--count", "1000", "--callers", "64"),
+    ("suggest", "--repeat", "100"),
+    ("coordination", "--clients", "8", "--window-s", "4"),
     ("deadline", "--budget", "10", "--load", "both"),
     ("quality", "--budget", "20s", "--seeds", "0"),
 )
