@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import allotment
+from allotment_core.errors import Unauthenticated
 from allotment_testkit.kills import TARGETS, Tally, killed_search
 from allotment_testkit.services.layout import STARTED
 from allotment_testkit.services_system import ServicesSystem, services_system
@@ -63,7 +64,7 @@ def test_a_client_without_the_authority_or_a_token_is_refused(system: ServicesSy
         grpc.channel_ready_future(stranger).result(timeout=1.0)
     with (
         allotment.Client(system.address, token="a.b.c", ca=system.ca) as client,
-        pytest.raises(allotment.AllotmentError, match="token"),
+        pytest.raises(Unauthenticated, match="token"),
     ):
         list(client.datasets.list())
 

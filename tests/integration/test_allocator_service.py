@@ -20,7 +20,13 @@ from allotment_allocator.config import AllocatorConfig
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_api.allocator.v1 import allocator_pb2_grpc as wire
 from allotment_core.auth.principal import Role
-from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
+from allotment_core.auth.tokens import (
+    TokenSigner,
+    TokenVerifier,
+    key_id,
+    key_id_of,
+    load_or_create_key,
+)
 from allotment_core.clock import SystemClock
 from allotment_core.errors import (
     Aborted,
@@ -419,6 +425,8 @@ async def test_issued_tokens_open_what_their_role_may(tmp_path: Path) -> None:
         async with channel(f"127.0.0.1:{site.port}", token=issued.token) as calls:
             tenants = wire.TenantServiceStub(calls)
             leases = wire.LeaseServiceStub(calls)
+            keys = (await tenants.FetchTokenKeys(pb.FetchTokenKeysRequest())).public_keys
+            assert [key_id(key.encode()) for key in keys] == [key_id_of(issued.token)]
             await tenants.GetTenant(pb.GetTenantRequest(name=LOCAL))
             async with refused(PermissionDenied):
                 await leases.CreateLease(

@@ -1,5 +1,6 @@
 """TLS: what each listener asks for, whom it takes for whom, and files that are replaced."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,26 @@ from grpc_health.v1 import health_pb2
 
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_api.allocator.v1 import allocator_pb2_grpc
-from allotment_core.auth.principal import Role
-from allotment_core.auth.tokens import TokenVerifier
+from allotment_core.auth.principal import Principal, Role
+from allotment_core.auth.tokens import TokenSigner, TokenVerifier
 from allotment_core.clock import SystemClock
-from allotment_core.errors import AllotmentError, FailedPrecondition, Unauthenticated, Unavailable
+from allotment_core.errors import (
+    AllotmentError,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+from allotment_core.names import TenantName
 from allotment_core.rpc import RpcServer, ServicesListener, TlsFiles
 from allotment_core.rpc import client as rpc_client
-from allotment_core.rpc.client import from_rpc_error
+from allotment_core.rpc.client import channel, from_rpc_error
+from allotment_core.rpc.fetched_keys import SOONEST_S, FetchedKeys
 from allotment_core.rpc.tls import WatchedFiles
 from allotment_testkit.authority import Authority
-from allotment_testkit.rpc import Served, new_signer
+from allotment_testkit.clock import ManualClock
+from allotment_testkit.rpc import Network, Served, new_signer, serving
 from allotment_testkit.stub_services import Stubs
 
 OURS = "tenants/local"
@@ -50,7 +61,9 @@ async def served(authority: Authority, tmp_path: Path) -> AsyncIterator[TlsServe
         "127.0.0.1:0",
         tls=tls,
         for_services=ServicesListener(
-            address="127.0.0.1:0", tls=tls, callers=frozenset({"controller"})
+            address="127.0.0.1:0",
+            tls=tls,
+            callers={"controller": Role.ADMIN, "reader": Role.VIEWER},
         ),
         health_address="127.0.0.1:0",
     )
@@ -151,6 +164,67 @@ async def test_replaced_files_count_from_the_next_connection_on(
     other.issue(tmp_path / "c", "controller")
     assert await caller(lasting) == "service/controller"
     assert await caller(served.channel_as(other.issue(tmp_path / "n", "controller")))
+
+
+async def test_a_services_role_is_all_that_it_may_do(
+    served: TlsServed, authority: Authority, tmp_path: Path
+) -> None:
+    """One that asks for keys alone reads no tenant's things."""
+    reader = served.channel_as(authority.issue(tmp_path / "r", "reader"))
+    stub: Any = allocator_pb2_grpc.TenantServiceStub(reader)
+    await stub.FetchTokenKeys(pb.FetchTokenKeysRequest())
+    assert isinstance(await refusal(reader), NotFound)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ListTenants(pb.ListTenantsRequest())
+    assert isinstance(from_rpc_error(caught.value), PermissionDenied)
+
+
+async def test_tokens_are_verified_with_the_allocators_keys() -> None:
+    stubs, clock = Stubs(), ManualClock()
+    first, second = new_signer(), new_signer()
+    stubs.tenants.public_keys = [first.public_key_pem.decode()]
+    async with serving(stubs.service) as served, Network(served.port) as network:
+        allocator = channel(f"127.0.0.1:{network.port}", token=served.token(), retry_s=0.0)
+        await network.down()
+        keys = FetchedKeys(allocator, clock)
+        token = token_of(first, clock)
+        with pytest.raises(Unavailable, match="being fetched"):
+            keys.verify(token)
+        await network.up()
+        assert (await verified(keys, token)).subject == "ann"
+        # A key that is new: the allocator is asked again, soon and not at every call.
+        stubs.tenants.public_keys.insert(0, second.public_key_pem.decode())
+        with pytest.raises(Unauthenticated):
+            keys.verify(token_of(second, clock))
+        clock.advance(SOONEST_S)
+        assert (await verified(keys, token_of(second, clock))).subject == "ann"
+        assert keys.verify(token).subject == "ann"
+        clock.advance(SOONEST_S)
+        stubs.tenants.public_keys = [second.public_key_pem.decode()]
+        with pytest.raises(Unavailable):
+            keys.verify(token_of(new_signer(), clock))
+        with pytest.raises(Unauthenticated, match="not one of this server's"):
+            await until_refused(keys, token)
+
+
+def token_of(signer: TokenSigner, clock: ManualClock) -> str:
+    return signer.issue("ann", TenantName("local"), Role.EDITOR, 600, clock.now())
+
+
+async def verified(keys: FetchedKeys, token: str) -> Principal:
+    async with asyncio.timeout(10.0):
+        while True:
+            try:
+                return keys.verify(token)
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+async def until_refused(keys: FetchedKeys, token: str) -> None:
+    async with asyncio.timeout(10.0):
+        while True:
+            keys.verify(token)
+            await asyncio.sleep(0.02)
 
 
 def test_files_that_do_not_fit_each_other_are_not_taken_over(

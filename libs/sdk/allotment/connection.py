@@ -129,6 +129,11 @@ class Connection:
         while True:
             stream = open_stream()
             try:
+                if isinstance(stream, grpc.aio.Call):
+                    # Sent at once: an outage is over though nothing has changed since.
+                    await stream.initial_metadata()
+                    if not stream.done():
+                        outage.over()
                 async for item in stream:
                     outage.over()
                     yield item

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import allotment
 from allotment.types import ExperimentState, Trial, TrialState
+from allotment_core.errors import AllotmentError
 from allotment_testkit.services_system import ServicesSystem
 
 TARGETS = ("dataset", "controller", "allocator", "exporter", "gateway", "trainer")
@@ -70,7 +71,7 @@ def killed_search(
         def follow() -> None:
             try:
                 client.wait(name, progress=note)
-            except allotment.AllotmentError as e:
+            except AllotmentError as e:
                 failures.append(e)
 
         follower = threading.Thread(target=follow)
@@ -129,7 +130,7 @@ def _check(
         model = client.best_model(name)
         client.download_model(model, folder / name.rpartition("/")[2])
         well = experiment.state is ExperimentState.SUCCEEDED
-    except allotment.AllotmentError as e:
+    except AllotmentError as e:
         tally.words.append(f"{name}: {e}")
         well = False
     if not well:

@@ -113,11 +113,11 @@ class ServicesSystem:
 
     def start(self) -> None:
         """Returns once every service is SERVING."""
-        command = [sys.executable, "-m", "allotment_testkit.services", "--dir", str(self.folder)]
+        command = [sys.executable, "-m", "allotment_testkit.services", "--until-stdin-ends"]
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
+                [*command, "--dir", str(self.folder)],
+                stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -137,7 +137,9 @@ class ServicesSystem:
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         assert self._process is not None
+        assert self._process.stdin is not None
         self._process.terminate()
+        self._process.stdin.close()
         return self._process.wait(timeout=STOP_LIMIT_S)
 
     def close(self) -> None:

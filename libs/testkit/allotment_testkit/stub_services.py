@@ -24,6 +24,7 @@ class StubTenants:
         self.trouble: Exception | None = None
         self.pause_s = 0.0
         self.create_calls = 0
+        self.public_keys: list[str] = []
         self.entered = asyncio.Event()
         """Set once a GetTenant has begun."""
         self.left = asyncio.Event()
@@ -74,6 +75,11 @@ class StubTenants:
 
     async def IssueToken(self, _request: Any, _context: Any) -> allocator_pb2.IssueTokenResponse:
         return allocator_pb2.IssueTokenResponse()
+
+    async def FetchTokenKeys(
+        self, _request: Any, _context: Any
+    ) -> allocator_pb2.FetchTokenKeysResponse:
+        return allocator_pb2.FetchTokenKeysResponse(public_keys=self.public_keys)
 
     async def QueryUsage(self, _request: Any, _context: Any) -> allocator_pb2.QueryUsageResponse:
         return allocator_pb2.QueryUsageResponse()

@@ -4,19 +4,22 @@ import sys
 
 from allotment_allocator.build import build
 from allotment_allocator.config import AllocatorConfig, AllocatorServer
+from allotment_core.auth.principal import Role
 from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
 from allotment_core.clock import SystemClock
 from allotment_core.rpc.alone import run_alone, serve_until_signal
 
-CALLERS = ("controller",)
+CALLERS = {"controller": Role.ADMIN, "dataset": Role.VIEWER, "exporter": Role.VIEWER}
+"""All ask for the keys; the controller alone for leases."""
 
 
 async def serve(config: AllocatorConfig, alone: AllocatorServer) -> None:
     """Until SIGTERM or SIGINT; then drains."""
     clock = SystemClock()
     signer = TokenSigner(load_or_create_key(alone.key_file))
-    service = await build(config, clock, signer)
-    verifier = TokenVerifier(signer.public_key_pem, clock)
+    retired = alone.retired_keys()
+    service = await build(config, clock, signer, retired_keys=retired)
+    verifier = TokenVerifier(signer.public_key_pem, clock, *retired)
     await serve_until_signal(alone.server([service], verifier, clock, CALLERS))
 
 

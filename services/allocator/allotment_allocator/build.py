@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from allotment_allocator.adapters import machine
@@ -40,12 +40,14 @@ async def build(
     signer: TokenSigner,
     server_address: Callable[[], str] | None = None,
     first_host: Process | None = None,
+    retired_keys: Sequence[bytes] = (),
 ) -> Service:
     """The service, its database opened and migrated.
 
     `server_address` is asked at each start of a trainer: where trainers reach the controller and
     the dataset service; None: as configured. `first_host`: a trainer host that `spawn_host` has
-    started ahead, since that takes longer than everything else.
+    started ahead, since that takes longer than everything else. `retired_keys`: public keys (PEM)
+    of earlier signers.
     """
     database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     supply = (local_pool(config),)
@@ -104,7 +106,10 @@ async def build(
         name="allocator",
         servicers=(
             (wire.add_PoolServiceServicer_to_server, PoolServicer(lambda: supply, board)),
-            (wire.add_TenantServiceServicer_to_server, TenantServicer(desk, signer, clock)),
+            (
+                wire.add_TenantServiceServicer_to_server,
+                TenantServicer(desk, signer, clock, retired_keys),
+            ),
             (wire.add_LeaseServiceServicer_to_server, LeaseServicer(desk, board)),
         ),
         database=database,

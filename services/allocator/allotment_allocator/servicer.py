@@ -1,7 +1,7 @@
 """The allocator's RPCs."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -65,10 +65,13 @@ class PoolServicer:
 class TenantServicer:
     """TenantService."""
 
-    def __init__(self, desk: Desk, signer: TokenSigner, clock: Clock) -> None:
+    def __init__(
+        self, desk: Desk, signer: TokenSigner, clock: Clock, retired_keys: Sequence[bytes] = ()
+    ) -> None:
         self._desk = desk
         self._signer = signer
         self._clock = clock
+        self._public_keys = [key.decode("ascii") for key in (signer.public_key_pem, *retired_keys)]
 
     async def CreateTenant(
         self, request: pb.CreateTenantRequest, _context: Any
@@ -135,6 +138,11 @@ class TenantServicer:
         token = self._signer.issue(f"{role.value}@{name.tenant_id}", name, role, request.ttl_s, now)
         expire_time = convert.timestamp(now + timedelta(seconds=request.ttl_s))
         return pb.IssueTokenResponse(token=token, expire_time=expire_time)
+
+    async def FetchTokenKeys(
+        self, _request: pb.FetchTokenKeysRequest, _context: Any
+    ) -> pb.FetchTokenKeysResponse:
+        return pb.FetchTokenKeysResponse(public_keys=self._public_keys)
 
     async def QueryUsage(
         self, request: pb.QueryUsageRequest, _context: Any

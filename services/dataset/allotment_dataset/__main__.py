@@ -4,12 +4,13 @@ environment.
 
 import sys
 
+from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
 from allotment_core.rpc.alone import run_alone, serve_until_signal
 from allotment_dataset.build import build
 from allotment_dataset.config import DatasetConfig, DatasetServer
 
-CALLERS = ("controller", "exporter")
+CALLERS = {"controller": Role.ADMIN, "exporter": Role.ADMIN}
 
 
 async def serve(config: DatasetConfig, alone: DatasetServer) -> None:

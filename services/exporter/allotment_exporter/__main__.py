@@ -2,12 +2,13 @@
 
 import sys
 
+from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
 from allotment_core.rpc.alone import run_alone, serve_until_signal
 from allotment_exporter.build import build
 from allotment_exporter.config import ExporterConfig, ExporterServer
 
-CALLERS = ("controller",)
+CALLERS = {"controller": Role.ADMIN}
 
 
 async def serve(config: ExporterConfig, alone: ExporterServer) -> None:

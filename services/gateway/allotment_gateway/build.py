@@ -44,7 +44,7 @@ class Gateway(grpc.GenericRpcHandler):
         self._health = Health(
             config.addresses, known_as=lambda name: owner_of_service(name) or name
         )
-        chain = Chain(verifier=_Nobody(), peers=Peers(()), metrics=self._metrics, limits=Limits())
+        chain = Chain(verifier=_Nobody(), peers=Peers({}), metrics=self._metrics, limits=Limits())
         self._own = {m.path: chain.handler(m) for m in self._health.methods()}
         self._chain = chain
         self._servers: list[grpc.aio.Server] = []

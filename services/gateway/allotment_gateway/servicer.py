@@ -26,10 +26,11 @@ class _Requests:
         self._reading: asyncio.Future[bytes] | None = None
         self._first: bytes | None = None
         self._count = 0
+        self.is_answered = False
 
     @property
     def can_repeat(self) -> bool:
-        return self._count <= 1
+        return self._count <= 1 and not self.is_answered
 
     async def pass_on(self, call: Any) -> None:
         """Sends all of them. How the call ended is read where its answers are."""
@@ -97,12 +98,11 @@ async def _attempt(
     sending = asyncio.create_task(sent.pass_on(call))
     try:
         initial = await call.initial_metadata()
-        message = await call.read()
-        if message is not grpc.aio.EOF:
+        if not call.done():
+            sent.is_answered = True
             await context.send_initial_metadata(_passed_on(initial or ()))
-        while message is not grpc.aio.EOF:
+        while (message := await call.read()) is not grpc.aio.EOF:
             await context.write(message)
-            message = await call.read()
         context.set_trailing_metadata(_passed_on(await call.trailing_metadata() or ()))
         return None
     except grpc.aio.AioRpcError as e:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment_core.auth.principal import Role
-from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
+from allotment_core.auth.tokens import (
+    TokenSigner,
+    TokenVerifier,
+    key_id,
+    key_id_of,
+    load_or_create_key,
+)
 from allotment_core.errors import FailedPrecondition, InvalidArgument, Unauthenticated
 from allotment_core.names import LeaseName, TenantName
 from allotment_testkit.clock import ManualClock
@@ -83,6 +89,22 @@ def test_a_token_ends_at_its_expiry_even_when_it_is_known(
 def test_another_keys_token_is_refused(verifier: TokenVerifier) -> None:
     with pytest.raises(Unauthenticated):
         verifier.verify(new_signer().issue("ann", TENANT, Role.ADMIN, 60, START))
+
+
+def test_an_older_keys_tokens_count_where_it_is_named(clock: ManualClock) -> None:
+    new = new_signer()
+    verifier = TokenVerifier(new.public_key_pem, clock, SIGNER.public_key_pem)
+    for signer in (new, SIGNER):
+        token = signer.issue("ann", TENANT, Role.EDITOR, 60, START)
+        assert key_id_of(token) == key_id(signer.public_key_pem)
+        assert verifier.verify(token).subject == "ann"
+    with pytest.raises(Unauthenticated):
+        verifier.verify(new_signer().issue("ann", TENANT, Role.EDITOR, 60, START))
+
+
+def test_a_verifier_takes_no_other_kind_of_key(clock: ManualClock) -> None:
+    with pytest.raises(FailedPrecondition, match="P-256"):
+        TokenVerifier(b"not a key", clock)
 
 
 def test_unsigned_and_symmetric_tokens_are_refused(verifier: TokenVerifier) -> None:

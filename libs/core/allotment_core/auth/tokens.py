@@ -4,6 +4,7 @@ JWTs signed with ES256 by the allocator's key, checked by every server with the 
 """
 
 import contextlib
+import hashlib
 import os
 import secrets
 import threading
@@ -30,11 +31,26 @@ _CACHE_LIMIT = 10_000
 _CLAIMS = ["exp", "iat", "iss", "aud", "sub", "tenant", "role"]
 
 
+def key_id(public_key_pem: bytes) -> str:
+    """What tokens call the key that verifies them. Raises: FailedPrecondition (INVALID_KEY)."""
+    return _key_id(_public_key(public_key_pem))
+
+
+def key_id_of(token: str) -> str:
+    """The id of the key that a token says it was signed with, unverified; "" for none."""
+    try:
+        named = jwt.get_unverified_header(token).get("kid", "")
+    except (jwt.InvalidTokenError, ValueError):
+        return ""
+    return named if isinstance(named, str) else ""
+
+
 class TokenSigner:
     """Issues tokens with a private key (PEM, ECDSA on P-256)."""
 
     def __init__(self, private_key_pem: bytes) -> None:
         self._key = _private_key(private_key_pem)
+        self._key_id = _key_id(self._key.public_key())
 
     @property
     def public_key_pem(self) -> bytes:
@@ -82,20 +98,19 @@ class TokenSigner:
         }
         if lease is not None:
             claims |= {"lease": str(lease), "lease_epoch": lease_epoch}
-        return jwt.encode(claims, self._key, algorithm="ES256")
+        return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._key_id})
 
 
 class TokenVerifier:
-    """Checks tokens against a public key (PEM).
+    """Checks tokens against public keys (PEM).
 
     Verified tokens are remembered until they expire.
     """
 
-    def __init__(self, public_key_pem: bytes, clock: Clock) -> None:
-        key = serialization.load_pem_public_key(public_key_pem)
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise _bad_key()
-        self._key = key
+    def __init__(self, public_key_pem: bytes, clock: Clock, *older: bytes) -> None:
+        """`older`: keys whose tokens count until they expire. Raises: FailedPrecondition."""
+        keys = [_public_key(pem) for pem in (public_key_pem, *older)]
+        self._keys = {_key_id(key): key for key in keys}
         self._clock = clock
         self._known: dict[str, Principal] = {}
         self._lock = threading.Lock()
@@ -126,10 +141,14 @@ class TokenVerifier:
     def _check(self, token: str) -> Principal:
         if len(token) > LONGEST_TOKEN:
             raise _invalid_token()
+        named = key_id_of(token)
+        key = self._keys.get(named) if named else next(iter(self._keys.values()))
+        if key is None:
+            raise _invalid_token()
         try:
             claims = jwt.decode(
                 token,
-                self._key,
+                key,
                 algorithms=["ES256"],
                 audience=AUDIENCE,
                 issuer=ISSUER,
@@ -211,6 +230,23 @@ def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _bad_key()
     return key
+
+
+def _public_key(pem: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise _bad_key() from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _bad_key()
+    return key
+
+
+def _key_id(key: ec.EllipticCurvePublicKey) -> str:
+    encoded = key.public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
+    )
+    return hashlib.sha256(encoded).hexdigest()[:16]
 
 
 def _bad_key() -> FailedPrecondition:

@@ -4,20 +4,24 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import grpc.aio
 
+from allotment_core.auth.principal import Role
 from allotment_core.auth.tokens import TokenVerifier
 from allotment_core.clock import Clock
 from allotment_core.config import load
 from allotment_core.errors import AllotmentError, InvalidArgument, clip
 from allotment_core.events import configure_logging
+from allotment_core.rpc.access import Verifier
 from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.client import channel
+from allotment_core.rpc.fetched_keys import FetchedKeys
 from allotment_core.rpc.server import RpcServer, ServicesListener
 from allotment_core.rpc.service import Service
 from allotment_core.rpc.tls import TlsFiles
@@ -78,14 +82,18 @@ class ServerConfig(ListenerConfig):
     token_file: Path | None = None
     """Holds the token for its calls to other services, where certificates don't do."""
     public_key_file: Path | None = None
-    """PEM; verifies callers' tokens."""
+    """PEM; verifies callers' tokens. Empty: the allocator is asked for its keys, at
+    `allocator_address`.
+    """
+    allocator_address: str = "127.0.0.1:50053"
+    """Where the allocator serves services."""
 
     def server(
         self,
         services: Collection[Service],
-        verifier: TokenVerifier,
+        verifier: Verifier,
         clock: Clock,
-        callers: Collection[str] = (),
+        callers: Mapping[str, Role] = MappingProxyType({}),
     ) -> RpcServer:
         """The server as configured. `callers`: the services that call it with certificates."""
         tls = self.tls
@@ -93,9 +101,7 @@ class ServerConfig(ListenerConfig):
         if self.services_address is not None:
             if tls is None or tls.ca is None:
                 raise _bad("SERVICES_ADDRESS needs CERTIFICATE_FILE, PRIVATE_KEY_FILE and CA_FILE")
-            for_services = ServicesListener(
-                address=self.services_address, tls=tls, callers=frozenset(callers)
-            )
+            for_services = ServicesListener(address=self.services_address, tls=tls, callers=callers)
         return RpcServer(
             tuple(services),
             verifier,
@@ -123,11 +129,11 @@ class ServerConfig(ListenerConfig):
             )
         return channel(address, token_source=source, ca=self.ca_file)
 
-    def verifier(self, clock: Clock) -> TokenVerifier:
-        """Checks callers' tokens."""
-        if self.public_key_file is None:
-            raise _bad("PUBLIC_KEY_FILE is not set")
-        return TokenVerifier(self.public_key_file.read_bytes(), clock)
+    def verifier(self, clock: Clock) -> Verifier:
+        """Checks callers' tokens. Called in the loop that serves."""
+        if self.public_key_file is not None:
+            return TokenVerifier(self.public_key_file.read_bytes(), clock)
+        return FetchedKeys(self.channel_to(self.allocator_address), clock)
 
 
 def _bad(message: str) -> InvalidArgument:

@@ -118,6 +118,8 @@ class Chain:
                     request = decode(method, await single(method, raw))
                 admit(method, request, call)
                 with self._one_stream(call):
+                    # The caller of a watch that has nothing to say yet learns that it is heard.
+                    await context.send_initial_metadata(())
                     await _send(method, method.behaviour(request, context), context)
 
             await self._run(method, context, answer)

@@ -3,7 +3,7 @@
 A listener that asks for certificates lets each service call the ones that need it, and no other.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,14 +17,16 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Peers:
-    """The services that may call this one as themselves."""
+    """The services that may call this one as themselves, each in its role. A role that is not
+    admin sees what belongs to no tenant.
+    """
 
-    def __init__(self, callers: Collection[str]) -> None:
+    def __init__(self, callers: Mapping[str, Role]) -> None:
         self._principals = {
             (SERVICE_ID + name).encode(): Principal(
-                subject=f"service/{name}", tenant=_TENANT, role=Role.ADMIN, expires_at=_NEVER
+                subject=f"service/{name}", tenant=_TENANT, role=role, expires_at=_NEVER
             )
-            for name in callers
+            for name, role in callers.items()
         }
 
     def principal(self, context: Any) -> Principal | None:

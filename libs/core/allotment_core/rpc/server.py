@@ -4,13 +4,14 @@ for health alone.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from allotment_core.auth.principal import Role
 from allotment_core.clock import Clock
 from allotment_core.errors import FailedPrecondition, InvalidArgument, Unimplemented, clip
 from allotment_core.rpc import health, reflection, status
@@ -59,8 +60,8 @@ class ServicesListener:
     address: str
     tls: TlsFiles
     """With the authority of the callers' certificates."""
-    callers: frozenset[str] = frozenset()
-    """The services that need no token here, by their names."""
+    callers: Mapping[str, Role]
+    """The services that need no token here, by their names, and what they may do."""
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -135,7 +136,7 @@ class RpcServer:
         self._limits = limits or Limits()
         self._chain = Chain(
             verifier=verifier,
-            peers=Peers(for_services.callers if for_services else ()),
+            peers=Peers(for_services.callers if for_services else {}),
             metrics=self.metrics,
             limits=self._limits,
         )

@@ -17,12 +17,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make services")
     parser.add_argument("--dir", type=Path, help="for logs, keys and certificates; has to be empty")
     parser.add_argument("--port", type=int, default=0, help="of the gateway")
+    parser.add_argument("--until-stdin-ends", action="store_true", help="ends with its starter")
     arguments = parser.parse_args()
     # Processes are forked while gRPC is in use; read when it is imported.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     from allotment_testkit.services.running import run  # noqa: PLC0415
 
-    return run(arguments.dir, arguments.port)
+    return run(arguments.dir, arguments.port, until_stdin_ends=arguments.until_stdin_ends)
 
 
 if __name__ == "__main__":

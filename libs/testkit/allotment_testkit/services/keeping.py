@@ -18,8 +18,8 @@ from allotment_testkit.services.layout import STARTED, Layout
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
-HEALTHY_S = 20.0
+LONGEST_PAUSE_S = 2.0
+HEALTHY_S = 5.0
 STOP_S = 10.0
 _PR_SET_PDEATHSIG = 1
 

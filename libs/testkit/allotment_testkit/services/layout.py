@@ -64,7 +64,6 @@ class Layout:
         self._tls = {name: authority.issue(folder / "tls" / name, name) for name in STARTED}
         self._write("ca.crt", authority.pem)
         signer = TokenSigner(load_or_create_key(folder / "key.pem"))
-        self._write("public.pem", signer.public_key_pem)
         token = signer.issue(
             "local-admin", TenantName("local"), Role.ADMIN, TOKEN_TTL_S, SystemClock().now()
         )
@@ -122,11 +121,10 @@ class Layout:
         listener |= {"SERVICES_ADDRESS": self._services[name], "CA_FILE": tls.ca}
         if name == "allocator":
             return listener | {"KEY_FILE": self.folder / "key.pem"}
-        called = {"controller": ("dataset", "allocator", "exporter"), "exporter": ("dataset",)}
-        addresses = {
-            f"{other.upper()}_ADDRESS": self._services[other] for other in called.get(name, ())
-        }
-        return {**listener, "PUBLIC_KEY_FILE": self.folder / "public.pem", **addresses}
+        # Everybody asks the allocator for the keys that verify tokens.
+        called = {"controller": ("dataset", "exporter"), "exporter": ("dataset",)}
+        others = ("allocator", *called.get(name, ()))
+        return listener | {f"{other.upper()}_ADDRESS": self._services[other] for other in others}
 
     def _database(self) -> dict[str, object]:
         return {"DATABASE_URL": self._stores.database_url}

@@ -22,7 +22,7 @@ from allotment_testkit.services.layout import STARTED, Layout, Stores
 START_LIMIT_S = 110.0
 
 
-def run(folder: Path | None, port: int) -> int:
+def run(folder: Path | None, port: int, *, until_stdin_ends: bool) -> int:
     """Until SIGTERM (exit status 0) or Ctrl-C (130). `folder`: None is one that is thrown away."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.ExitStack() as stack:
@@ -33,7 +33,8 @@ def run(folder: Path | None, port: int) -> int:
             print(f"error: {folder} is not empty; choose another --dir", file=sys.stderr)
             return 1
         stores = _open_stores(stack)
-        return asyncio.run(_serve(Layout(folder.resolve(), stores, port=port)))
+        layout = Layout(folder.resolve(), stores, port=port)
+        return asyncio.run(_serve(layout, until_stdin_ends))
 
 
 def _open_stores(stack: contextlib.ExitStack) -> Stores:
@@ -50,11 +51,13 @@ def _open_stores(stack: contextlib.ExitStack) -> Stores:
     return Stores(database_url=server, s3=s3, bucket=bucket)
 
 
-async def _serve(layout: Layout) -> int:
+async def _serve(layout: Layout, until_stdin_ends: bool) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
     for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         loop.add_signal_handler(number, _end, ended, status)
+    if until_stdin_ends:
+        loop.add_reader(sys.stdin.fileno(), _end, ended, 0)
     keeper = Keeper(layout)
     keeper.start()
     try:

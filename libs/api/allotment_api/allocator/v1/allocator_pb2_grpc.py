@@ -183,6 +183,11 @@ class TenantServiceStub(object):
                 request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IssueTokenRequest.SerializeToString,
                 response_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IssueTokenResponse.FromString,
                 _registered_method=True)
+        self.FetchTokenKeys = channel.unary_unary(
+                '/allotment_api.allocator.v1.TenantService/FetchTokenKeys',
+                request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.FetchTokenKeysRequest.SerializeToString,
+                response_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.FetchTokenKeysResponse.FromString,
+                _registered_method=True)
         self.QueryUsage = channel.unary_unary(
                 '/allotment_api.allocator.v1.TenantService/QueryUsage',
                 request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.QueryUsageRequest.SerializeToString,
@@ -232,6 +237,13 @@ class TenantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchTokenKeys(self, request, context):
+        """What tokens are verified with. Services that run apart ask for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def QueryUsage(self, request, context):
         """What a tenant, and each of its experiments, used.
         """
@@ -271,6 +283,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.IssueToken,
                     request_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IssueTokenRequest.FromString,
                     response_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'FetchTokenKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchTokenKeys,
+                    request_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.FetchTokenKeysRequest.FromString,
+                    response_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.FetchTokenKeysResponse.SerializeToString,
             ),
             'QueryUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryUsage,
@@ -441,6 +458,33 @@ class TenantService(object):
             '/allotment_api.allocator.v1.TenantService/IssueToken',
             allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IssueTokenRequest.SerializeToString,
             allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchTokenKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/allotment_api.allocator.v1.TenantService/FetchTokenKeys',
+            allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.FetchTokenKeysRequest.SerializeToString,
+            allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.FetchTokenKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

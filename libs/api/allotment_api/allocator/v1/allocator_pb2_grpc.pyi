@@ -78,6 +78,8 @@ class TenantServiceStub:
     """Refused while the tenant holds leases."""
     IssueToken: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.IssueTokenRequest, _allocator_pb2.IssueTokenResponse]
     """Signs a token. Nothing is stored: a token ends at its expiry."""
+    FetchTokenKeys: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.FetchTokenKeysRequest, _allocator_pb2.FetchTokenKeysResponse]
+    """What tokens are verified with. Services that run apart ask for it."""
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.QueryUsageRequest, _allocator_pb2.QueryUsageResponse]
     """What a tenant, and each of its experiments, used."""
 
@@ -94,6 +96,8 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Refused while the tenant holds leases."""
     IssueToken: _aio.UnaryUnaryMultiCallable[_allocator_pb2.IssueTokenRequest, _allocator_pb2.IssueTokenResponse]  # type: ignore[assignment]
     """Signs a token. Nothing is stored: a token ends at its expiry."""
+    FetchTokenKeys: _aio.UnaryUnaryMultiCallable[_allocator_pb2.FetchTokenKeysRequest, _allocator_pb2.FetchTokenKeysResponse]  # type: ignore[assignment]
+    """What tokens are verified with. Services that run apart ask for it."""
     QueryUsage: _aio.UnaryUnaryMultiCallable[_allocator_pb2.QueryUsageRequest, _allocator_pb2.QueryUsageResponse]  # type: ignore[assignment]
     """What a tenant, and each of its experiments, used."""
 
@@ -143,6 +147,14 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.IssueTokenResponse, _abc.Awaitable[_allocator_pb2.IssueTokenResponse]]:
         """Signs a token. Nothing is stored: a token ends at its expiry."""
+
+    @_abc_1.abstractmethod
+    def FetchTokenKeys(
+        self,
+        request: _allocator_pb2.FetchTokenKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_allocator_pb2.FetchTokenKeysResponse, _abc.Awaitable[_allocator_pb2.FetchTokenKeysResponse]]:
+        """What tokens are verified with. Services that run apart ask for it."""
 
     @_abc_1.abstractmethod
     def QueryUsage(
