@@ -2,7 +2,8 @@
 
 Prints the seconds of fitting and of the whole trial, the graph's size, the seconds to load it,
 milliseconds for 1,000 rows and for one (one thread), and the largest difference from the library on
-the reference rows. Ends with 1 when a difference is beyond 1e-6.
+the reference rows; then all families as one calibrated ensemble, beside the mix of their libraries
+on the validation rows. Ends with 1 when a difference is beyond 1e-6.
 """
 
 import argparse
@@ -14,6 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from allotment_exporter.child.build import build
+from allotment_exporter.child.merge import mixed
+from allotment_exporter.config import ExporterConfig
+from allotment_exporter.domain.builds import BuildJob, Built, JobMember
+from allotment_exporter.domain.exports import Task
 from allotment_learn.table import Column, ColumnKind, Table
 from allotment_learn.task import SplitMethod, SplitSpec, TaskKind, TrialTask
 from allotment_learn.trial import run_trial
@@ -79,15 +85,69 @@ def measure(task: TrialTask, folder: Path) -> tuple[str, float]:
         arrays = [stored[f"input_{index}"] for index in range(len(stored["columns"]))]
         found = session.run(None, feeds_of(session, arrays))[-1]
         worst = worst_difference(found, stored["expected"])
+    seconds = (outcome.fit_s, total_s, load_s)
+    return line_of(task, task.pipeline.family, seconds, outcome.graph_path, session, worst), worst
+
+
+def line_of(
+    task: TrialTask,
+    name: str,
+    seconds: tuple[float, float, float],
+    graph: Path,
+    session: Any,
+    worst: float,
+) -> str:
     thousand = feeds_of(session, [cells[:1000] for cells in task.table.arrays.values()])
     one = {name: cells[:1] for name, cells in thousand.items()}
-    size_mb = outcome.graph_path.stat().st_size / 1e6
-    line = (
-        f"{task.task.value:<11}{task.pipeline.family:<23}{outcome.fit_s:8.2f}{total_s:8.2f}"
-        f"{size_mb:9.2f}{load_s:8.2f}{milliseconds(session, thousand, 3):11.2f}"
+    fit_s, total_s, load_s = seconds
+    return (
+        f"{task.task.value:<11}{name:<23}{fit_s:8.2f}{total_s:8.2f}"
+        f"{graph.stat().st_size / 1e6:9.2f}{load_s:8.2f}{milliseconds(session, thousand, 3):11.2f}"
         f"{milliseconds(session, one, 50):9.3f}   {worst:.1e}"
     )
-    return line, worst
+
+
+def measure_ensemble(tasks: list[TrialTask], folder: Path) -> tuple[str, float]:
+    """The families' trials, which lie in the folder, as one graph with equal weights."""
+    task, weight = tasks[0], 1 / len(tasks)
+    temperature = 0.8 if task.classes else 1.0
+    files = [folder / t.pipeline.family for t in tasks]
+    job = BuildJob(
+        members=tuple(
+            JobMember(graph=f / "model.onnx", reference=f / "reference.npz", weight=weight)
+            for f in files
+        ),
+        artefact=folder / "ensemble.onnx",
+        task=Task(task.task.value),
+        classes=task.classes,
+        target=task.target_name,
+        limits=ExporterConfig(database_url="", work_dir=folder).limits.build,
+        temperature=temperature,
+    )
+    start = time.perf_counter()
+    built = build(job, lambda stage: None)
+    total_s = time.perf_counter() - start
+    if not isinstance(built, Built):
+        return f"{task.task.value:<11}{'ensemble':<23}{built}", float("inf")
+    start = time.perf_counter()
+    session = session_of(job.artefact)
+    load_s = time.perf_counter() - start
+    inputs, parts = shared_rows([f / "reference.npz" for f in files])
+    expected = mixed(parts, [weight] * len(parts), temperature)
+    worst = worst_difference(session.run(None, feeds_of(session, inputs))[-1], expected)
+    return line_of(task, "ensemble", (0.0, total_s, load_s), job.artefact, session, worst), worst
+
+
+def shared_rows(paths: list[Path]) -> tuple[list[Any], list[Any]]:
+    """Validation rows that are in every reference: their inputs, and each library's values."""
+    stored = [np.load(path, allow_pickle=False) for path in paths]
+    real = [s["row"] * (s["kind"] == "VALIDATION") - (s["kind"] != "VALIDATION") for s in stored]
+    rows = real[0][real[0] >= 0]
+    for found in real[1:]:
+        rows = np.intersect1d(rows, found)
+    places = [[int(np.flatnonzero(found == row)[0]) for row in rows] for found in real]
+    inputs = [stored[0][f"input_{i}"][places[0]] for i in range(len(stored[0]["columns"]))]
+    return inputs, [s["expected"][place] for s, place in zip(stored, places, strict=True)]
 
 
 def main() -> int:
@@ -103,10 +163,15 @@ def main() -> int:
     print(f"{'task':<11}{'family':<23}{columns}   worst")
     failed = False
     for kind in TaskKind:
-        for family in options.families:
-            task = task_of(kind, family, options.rows, options.columns, options.threads)
-            with tempfile.TemporaryDirectory() as folder:
-                line, worst = measure(task, Path(folder))
+        with tempfile.TemporaryDirectory() as root:
+            folder = Path(root)
+            tasks = [
+                task_of(kind, family, options.rows, options.columns, options.threads)
+                for family in options.families
+            ]
+            found = [measure(task, folder / task.pipeline.family) for task in tasks]
+            found.append(measure_ensemble(tasks, folder))
+        for line, worst in found:
             print(line, flush=True)
             failed |= worst > TOLERANCE
     return int(failed)
