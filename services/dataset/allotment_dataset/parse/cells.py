@@ -44,6 +44,8 @@ _INFINITE = r"(?i)^[+-]?inf(?:inity)?$"
 _GROUPED = r"^[+-]?[0-9]{1,3}(?:,[0-9]{3})+$"
 _BARE_INTEGER = r"^[+-]?[0-9]{16,}$"
 
+_MOST_UNUSUAL = 0.25
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -54,6 +56,50 @@ def is_number(trimmed: Any, decimal: str) -> Any:
     if pc.all(shape).as_py():
         return shape
     return pc.or_(shape, pc.match_substring_regex(trimmed, _INFINITE))
+
+
+def plain_numbers(strings: Any) -> Floats | None:
+    """The values of strings that are all finite numbers, most of them digits, minus and point
+    alone.
+
+    None when it is not so, or would take long to find out: then `is_number` has to look at each.
+    A shortcut, several times as fast: the rule is applied to the few with other characters.
+    """
+    data, ends = _bytes_of(strings)
+    # The characters from "-" to "9": minus, point, slash and digits; the cast refuses a slash.
+    if not len(data):
+        return None
+    if data.min() < ord("-") or data.max() > ord("9"):
+        places = np.flatnonzero((data < ord("-")) | (data > ord("9")))
+        if len(places) > len(strings) * _MOST_UNUSUAL:
+            return None
+        unusual = strings.take(pa.array(np.unique(np.searchsorted(ends, places, side="right"))))
+        if not pc.all(pc.match_substring_regex(unusual, _NUMBER_DOT)).as_py():
+            return None
+    try:
+        values = strings.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def trim(strings: Any) -> Any:
+    """Without the white space around. Returns the same array when there is none anywhere."""
+    data, _ = _bytes_of(strings)
+    if len(data) and ord(" ") < data.min() and data.max() < 0x80:
+        return strings
+    return pc.utf8_trim_whitespace(strings)
+
+
+def _bytes_of(strings: Any) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """All characters of the strings, and where in them each string ends."""
+    _, offsets, data = strings.buffers()
+    if data is None or not len(strings):
+        return np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int32)
+    begin = strings.offset
+    ends = np.frombuffer(offsets, np.int32)[begin : begin + len(strings) + 1]
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]], ends[1:] - ends[0]
 
 
 def is_grouped(trimmed: Any) -> Any:
@@ -87,7 +133,9 @@ def inexact_integers(trimmed: Any) -> bool:
     if not len(long):
         return False
     long = long.filter(pc.match_substring_regex(long, _BARE_INTEGER))
-    return any(int(text) != int(float(text)) for text in long.to_pylist())
+    return any(
+        np.isfinite(value := float(text)) and int(text) != int(value) for text in long.to_pylist()
+    )
 
 
 def number_text(value: float) -> str:

@@ -28,7 +28,7 @@ def convert(raw: RawColumn, plan: Plan, *, first_row: int) -> RawColumn:
     """
     if isinstance(raw, np.ndarray):
         return raw if plan.type is ColumnType.NUMERIC else _spelt(raw)
-    trimmed = pc.utf8_trim_whitespace(raw)
+    trimmed = cells.trim(raw)
     missing = pc.equal(trimmed, "")
     if plan.markers:
         missing = pc.or_(missing, pc.is_in(trimmed, pa.array(sorted(plan.markers))))
@@ -45,11 +45,12 @@ def _numbers(trimmed: Any, missing: Any, plan: Plan, first_row: int) -> Floats:
     some_missing = pc.any(missing).as_py()
     if some_missing:
         present = trimmed.filter(pc.invert(missing))
-    numeric = cells.is_number(present, plan.decimal)
-    if not pc.all(numeric).as_py() or cells.inexact_integers(present):
+    plain = cells.plain_numbers(present) if plan.decimal == "." else None
+    numeric = plain is not None or pc.all(cells.is_number(present, plan.decimal)).as_py()
+    if not numeric or cells.inexact_integers(present):
         bad = pc.invert(pc.or_(missing, cells.is_number(trimmed, plan.decimal)))
         raise _misfit(trimmed, bad, plan, first_row, "numbers", "NOT_NUMBERS")
-    values = cells.to_numbers(present, plan.decimal)
+    values = plain if plain is not None else cells.to_numbers(present, plan.decimal)
     if cells.overflowing(present, values):
         raise InvalidArgument(
             f"column {clip(plan.name)!r} holds numbers, but has one beyond 1.8e308; mend it",

@@ -18,6 +18,7 @@ from allotment_dataset.parse import cells
 
 _KEPT_ODD = 40
 _KEPT_EXAMPLES = 3
+_SAMPLED_CELLS = 4096
 _ID_NAME = re.compile(
     r"(?i:^(id|key|index|idx|uuid|guid|row|rowid|row_?n(o|r|um|umber)?|unnamed: ?\d+|column_1)$)"
     r"|(?i:[_\W](id|key|uuid|guid|nr|no|number|index)$)|(?i:^(id)[_\W])|[a-z](Id|ID)$"
@@ -36,7 +37,7 @@ class Odd:
     def add(self, texts: Any) -> None:
         if self.too_many:
             return
-        self.values.update(dict.fromkeys(texts.slice(0, _KEPT_ODD + 1).to_pylist()))
+        self.values.update(dict.fromkeys(pc.unique(texts).slice(0, _KEPT_ODD + 1).to_pylist()))
         if len(self.values) > _KEPT_ODD:
             self.too_many = True
 
@@ -67,8 +68,8 @@ class Evidence:
 
     def add(self, array: Any) -> None:
         """Takes the column's cells of one more batch."""
-        distinct = pc.unique(array)
-        trimmed = pc.utf8_trim_whitespace(distinct)
+        distinct = array if self._mostly_distinct(array) else pc.unique(array)
+        trimmed = cells.trim(distinct)
         empty = pc.equal(trimmed, "")
         if pc.any(empty).as_py():
             self.blanks = self.blanks or pc.any(pc.and_(empty, pc.not_equal(distinct, ""))).as_py()
@@ -85,15 +86,26 @@ class Evidence:
         if self.integers is not None and self.wants_ids:
             self._add_integers(array, complete=not len(strange) and len(array) == len(distinct))
 
+    def _mostly_distinct(self, array: Any) -> bool:
+        """Whether looking at each of its cells costs less than finding the distinct ones."""
+        if self.wants_ids or len(array) <= _SAMPLED_CELLS:
+            return False
+        sample = array.slice(0, _SAMPLED_CELLS)
+        values = cells.plain_numbers(sample.filter(pc.greater(pc.binary_length(sample), 0)))
+        return values is not None and len(np.unique(values)) > _SAMPLED_CELLS // 2
+
     def _add_numbers(self, trimmed: Any) -> Any:
         """Sorts cells into numbers and odd ones; gives those that are no numbers with a dot."""
         if self.odd["."].too_many and self.odd[","].too_many:
             return trimmed
+        if (values := cells.plain_numbers(trimmed)) is not None:
+            self._look_at(trimmed, values)
+            return trimmed.slice(0, 0)
         mask = cells.is_number(trimmed, ".")
         numeric = trimmed.filter(mask)
         strange = trimmed.filter(pc.invert(mask))
         if len(numeric):
-            self._look_at(numeric)
+            self._look_at(numeric, None)
         if len(strange):
             self.odd["."].add(strange)
             comma = cells.is_number(strange, ",")
@@ -106,21 +118,26 @@ class Evidence:
             self._count_numbers(numbers)
         return strange
 
-    def _look_at(self, numeric: Any) -> None:
-        dotted = pc.match_substring(numeric, ".")
-        if pc.any(dotted).as_py():
-            self.has_dot = True
-            self.odd[","].add(numeric.filter(dotted))
+    def _look_at(self, numeric: Any, values: cells.Floats | None) -> None:
+        if not (self.has_dot and self.odd[","].too_many):
+            dotted = pc.match_substring(numeric, ".")
+            if pc.any(dotted).as_py():
+                self.has_dot = True
+                self.odd[","].add(numeric.filter(dotted))
         self._count_numbers(numeric)
         if not self.inexact:
-            values = cells.to_numbers(numeric, ".")
+            values = cells.to_numbers(numeric, ".") if values is None else values
             if cells.overflowing(numeric, values):
                 self.odd["."].add(numeric.filter(pa.array(np.isinf(values))))
             self.inexact = cells.inexact_integers(numeric)
 
     def _count_numbers(self, numeric: Any) -> None:
+        """While there may be few: a column that is not looked at cell by cell has many in its
+        sample.
+        """
         if len(self.numbers) <= cells.FEW_VALUES:
-            self.numbers.update(numeric.slice(0, 4 * cells.FEW_VALUES).to_pylist())
+            distinct = pc.unique(numeric.slice(0, _SAMPLED_CELLS))
+            self.numbers.update(distinct.slice(0, 4 * cells.FEW_VALUES).to_pylist())
 
     def _add_dates(self, trimmed: Any) -> None:
         if self.dates is None:
