@@ -25,7 +25,7 @@ from allotment_testkit.services.layout import STARTED
 FORM = "ALLOTMENT_TEST_FORM"
 """In the environment: "services" has tests use that form, anything else the embedded one."""
 START_LIMIT_S = 120.0
-STOP_LIMIT_S = 30.0
+STOP_LIMIT_S = 40.0
 
 
 class ServicesSystem:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 HEALTHY_S = 5.0
-STOP_S = 10.0
+STOP_S = 25.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -54,7 +54,7 @@ class Kept:
             try:
                 await asyncio.wait_for(self._process.wait(), STOP_S)
             except TimeoutError:
-                log.error("a service did not end", extra={"name": self.name})
+                log.error("a service did not end", extra={"which": self.name})
                 kill(self._process)
                 await self._process.wait()
         if self._task is not None:
