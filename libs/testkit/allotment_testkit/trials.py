@@ -15,6 +15,30 @@ from allotment_search.pipeline import Component, PipelineSpec
 TOLERANCE = 1e-6
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 CELLS = ("none", "None", "nan", "NULL", "", "ü b", "日本", "a", "A", "0")
+PIECES = (
+    *("free", "Free", "FREE!", "call", "Call,", "now", "hello", "none", "None", "nan", "", ""),
+    *(
+        "stra\u00dfe",
+        "Stra\u00dfe",
+        "STRASSE",
+        "\u03a3\u0391\u03a3",
+        "\u0130stanbul",
+        "\u65e5\u672c",
+        "\U0001f9ea",
+    ),
+    *(
+        "e\u0301t\u00e9",
+        '"quoted',
+        "(bracket",
+        "a\nb",
+        "tab\tx",
+        "x\n\ny\n\n\n\nz",
+        ".",
+        "??",
+        ":)",
+        "\r",
+    ),
+)
 CLASSES = ("none", "nan", "Grün", "3")
 SMALL_MODELS: Mapping[str, Mapping[str, str | float | int | bool]] = {
     "constant": {},
@@ -27,7 +51,8 @@ SMALL_MODELS: Mapping[str, Mapping[str, str | float | int | bool]] = {
 
 
 def quirky_table(rows: int, rng: np.random.Generator) -> Table:
-    """Numbers with gaps, infinities, large integers and a column that is empty; strings, dates."""
+    """Numbers with gaps, infinities, large integers and a column that is empty; strings, dates,
+    prose."""
     plain = rng.normal(size=rows)
     plain[rng.random(rows) < 0.15] = np.nan
     large = 1e9 + rng.integers(0, 6, rows).astype(np.float64)
@@ -41,6 +66,7 @@ def quirky_table(rows: int, rng: np.random.Generator) -> Table:
         for _ in range(rows)
     ]
     cells = np.array(CELLS, dtype=np.object_)
+    prose = quirky_prose(rows, rng.spawn(1)[0])
     numeric, strings = ColumnKind.NUMERIC, ColumnKind.CATEGORICAL
     columns = {
         "plain": (numeric, plain),
@@ -52,6 +78,7 @@ def quirky_table(rows: int, rng: np.random.Generator) -> Table:
         "rare": (strings, cells[np.minimum(rng.geometric(0.6, rows), len(cells)) - 1]),
         "no string": (strings, np.full(rows, "", dtype=np.object_)),
         "日付": (ColumnKind.DATE, np.array(days, dtype=np.object_)),
+        "prose": (ColumnKind.TEXT, prose),
     }
     return Table.of(
         [
@@ -61,6 +88,16 @@ def quirky_table(rows: int, rng: np.random.Generator) -> Table:
         {name: array for name, (_, array) in columns.items()},
         rows,
     )
+
+
+def quirky_prose(rows: int, rng: np.random.Generator) -> Array:
+    """Texts of up to a dozen words, a few of them empty and one of hundreds."""
+    texts = np.empty(rows, dtype=np.object_)
+    for row in range(rows):
+        texts[row] = " ".join(rng.choice(PIECES, rng.integers(0, 12)))
+    if rows:
+        texts[rng.integers(rows)] = "call now " * 200
+    return texts
 
 
 def quirky_target(
@@ -87,6 +124,7 @@ def quirky_task(
     category: Component,
     date: str = "parts",
     target: str = "identity",
+    more: Mapping[str, Component] | None = None,
     method: SplitMethod = SplitMethod.FOLDS,
     rows: int = 120,
     seed: int = 0,
@@ -101,6 +139,7 @@ def quirky_task(
         "date": Component(date, {}),
         "model": Component(family, SMALL_MODELS[family] if params is None else params),
         "target": Component(target, {}),
+        **(more or {}),
     }
     counts = {TaskKind.BINARY: 2, TaskKind.MULTICLASS: 4, TaskKind.REGRESSION: 0}
     return TrialTask(

@@ -1,9 +1,11 @@
-"""Logistic and ridge regression of scikit-learn. `strength` is that of the L2 penalty."""
+"""Logistic and ridge regression of scikit-learn, on dense or sparse matrices. `strength` is that of
+the L2 penalty."""
 
 import warnings
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -11,13 +13,18 @@ from allotment_learn.families.training import Training
 from allotment_learn.forms import Fitted, LinearForm, Link, Saved
 
 ITERATION_LIMIT = 200
+DENSE_CELL_LIMIT = 25_000_000
 
 
 def fit(training: Training) -> Fitted:
     strength = training.number("strength", 1.0)
     if not training.class_count:
-        ridge = Ridge(alpha=strength)
-        ridge.fit(training.matrix, training.target, sample_weight=training.weights)
+        matrix: Any = training.matrix
+        if sparse.issparse(matrix) and matrix.shape[0] * matrix.shape[1] <= DENSE_CELL_LIMIT:
+            # Only a dense matrix is solved exactly: iterations stop early.
+            matrix = matrix.toarray()
+        ridge = Ridge(alpha=strength, tol=1e-6)
+        ridge.fit(matrix, training.target, sample_weight=training.weights)
         return _fitted_ridge(ridge)
     logistic = LogisticRegression(C=1.0 / strength, max_iter=ITERATION_LIMIT)
     with warnings.catch_warnings():
