@@ -127,6 +127,21 @@ def test_wrong_confidence_is_mended_and_labels_stay(sharpness: float, cooler: bo
     assert np.abs(mended.sum(axis=1) - 1).max() < 1e-12
 
 
+def test_where_models_are_averaged_only_strong_softening_is_left() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(3_000, 4)) * 1.5
+    truth = (softmax(logits).cumsum(axis=1) > rng.random((3_000, 1))).argmax(axis=1)
+    weights = np.ones(3_000)
+    slightly, strongly, too_soft = (softmax(logits * by) for by in (1.1, 3.0, 0.5))
+    assert choose_temperature(slightly, truth, weights) is not None
+    assert choose_temperature(slightly, truth, weights, averaged=True) is None
+    softened = choose_temperature(strongly, truth, weights, averaged=True)
+    assert softened is not None
+    assert 2 < softened < 3
+    alone = choose_temperature(too_soft, truth, weights)
+    assert choose_temperature(too_soft, truth, weights, averaged=True) == alone
+
+
 def test_right_confidence_is_left_alone_more_often_than_not() -> None:
     kept = 0
     for seed in range(20):

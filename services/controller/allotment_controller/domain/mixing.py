@@ -13,7 +13,9 @@ from allotment_controller.domain.recipes import (
     Predictions,
     best_recipe,
     read_predictions,
+    recipe_of,
 )
+from allotment_controller.domain.refitting import members_of
 from allotment_controller.domain.scheduler import Effects
 from allotment_controller.domain.surroundings import Surroundings
 from allotment_core.errors import (
@@ -121,9 +123,17 @@ class Mixing:
     async def _recipe(self, ledger: Ledger, count: int) -> Recipe | None:
         plan = ledger.experiment.plan
         wanted = await self._fetch(ledger, count)
+        if plan.refit is not None:
+            members, temperature = members_of(plan.refit), plan.refit.temperature
+            if any(m.trial not in wanted for m in members):
+                return None
+            return await asyncio.to_thread(
+                recipe_of, members, temperature, wanted, plan.spec.metric
+            )
         limits = EnsembleLimits(members=_MEMBERS, size_bytes=_size_limit_bytes(ledger))
+        sizes_bytes, folds = dict(self._sizes_bytes), plan.split.fit_count
         return await asyncio.to_thread(
-            best_recipe, wanted, dict(self._sizes_bytes), plan.spec.metric, limits
+            best_recipe, wanted, sizes_bytes, plan.spec.metric, limits, folds
         )
 
     async def _fetch(self, ledger: Ledger, count: int) -> dict[int, Predictions]:

@@ -93,10 +93,12 @@ def best_recipe(
     sizes_bytes: Mapping[int, int],
     metric: Metric,
     limits: EnsembleLimits,
+    fold_count: int = 1,
 ) -> Recipe | None:
     """The ensemble or calibrated trial to make a model of; None where a trial as it is will do.
 
-    ``predictions`` by the trial's number, all of the same rows.
+    ``predictions`` by the trial's number, all of the same rows; ``fold_count`` models of each trial
+    are averaged where it is served.
     """
     first = next(iter(predictions.values()), None)
     if first is None:
@@ -122,16 +124,39 @@ def best_recipe(
     said = mix([predictions[m.trial].predictions for m in members], [m.weight for m in members])
     calibration = None
     if metric not in (Metric.RMSE, Metric.MAE, Metric.R2):
-        said, calibration = _calibrated(said, rows)
+        said, calibration = _calibrated(said, rows, averaged=fold_count > 1)
     if found is None and calibration is None:
         return None
     return _recipe(members, calibration, said, rows, metric)
 
 
-def _calibrated(said: Floats, rows: Rows) -> tuple[Floats, Calibration | None]:
+def recipe_of(
+    members: Sequence[Member],
+    temperature: float | None,
+    predictions: Mapping[int, Predictions],
+    metric: Metric,
+) -> Recipe | None:
+    """These members by their weights, with this temperature. None: they have no score."""
+    first = predictions[members[0].trial]
+    rows = Rows(
+        metric=metric.value, truth=first.truth, weights=first.weights, positive=first.positive
+    )
+    said = mix([predictions[m.trial].predictions for m in members], [m.weight for m in members])
+    if temperature is None:
+        return _recipe(members, None, said, rows, metric)
+    truth, after = rows.truth.astype(np.int64), calibrated(said, temperature)
+    calibration = Calibration(
+        temperature=temperature,
+        ece_before=metrics.calibration_error(truth, said, rows.weights),
+        ece_after=metrics.calibration_error(truth, after, rows.weights),
+    )
+    return _recipe(members, calibration, after, rows, metric)
+
+
+def _calibrated(said: Floats, rows: Rows, *, averaged: bool) -> tuple[Floats, Calibration | None]:
     """With the temperature that helps; as they are where none does, or where the metric suffers."""
     truth = rows.truth.astype(np.int64)
-    temperature = choose_temperature(said, truth, rows.weights)
+    temperature = choose_temperature(said, truth, rows.weights, averaged=averaged)
     if temperature is None:
         return said, None
     after = calibrated(said, temperature)
