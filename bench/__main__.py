@@ -10,6 +10,7 @@ SHORT_FORMS = (
     ("writes", "--count", "1000", "--callers", "64"),
     ("suggest", "--repeat", "100"),
     ("coordination", "--clients", "8", "--window-s", "4"),
+    ("kills", "--kills", "1"),
     ("deadline", "--budget", "10", "--load", "both"),
     ("quality", "--budget", "20s", "--seeds", "0"),
 )

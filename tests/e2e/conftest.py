@@ -3,12 +3,25 @@
 ALLOTMENT_TEST_FORM=services has them run against services in processes of their own.
 """
 
+import os
 from collections.abc import Iterator
 
 import grpc
 import pytest
 
-from allotment_testkit.services_system import System, any_system
+from allotment_testkit.services_system import FORM, System, any_system
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the other form, tests that start a system of their own would only be repeated."""
+    if os.environ.get(FORM) != "services":
+        return
+    kept, repeated = [], []
+    for item in items:
+        asks = "running_system" in getattr(item, "fixturenames", ()) or "e2e" not in item.path.parts
+        (kept if asks else repeated).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=repeated)
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,21 @@ import pytest
 import allotment
 from allotment import errors
 from allotment.types import ColumnRole, ExportState, LeaseState, ModelState, Role, TrialState
-from allotment_testkit.local_system import ALLOTMENT, LocalSystem, local_system
+from allotment_testkit.local_system import ALLOTMENT
+from allotment_testkit.services_system import System, any_system
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
-    with local_system(tmp_path_factory.mktemp("system") / "state") as running:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with any_system(tmp_path_factory.mktemp("system") / "state") as running:
         yield running
 
 
 @pytest.fixture
-def client(system: LocalSystem) -> Iterator[allotment.Client]:
-    with allotment.Client(system.address, token=system.token) as connected:
+def client(system: System) -> Iterator[allotment.Client]:
+    with system.client() as connected:
         yield connected
 
 
@@ -42,11 +43,11 @@ def rows(count: int = 300) -> dict[str, list[object]]:
 
 
 @pytest.fixture(scope="module")
-def searched(system: LocalSystem, tmp_path_factory: pytest.TempPathFactory) -> str:
+def searched(system: System, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of an experiment that has ended."""
     path = tmp_path_factory.mktemp("rows") / "rows.csv"
     polars.DataFrame(rows()).write_csv(path)
-    with allotment.Client(system.address, token=system.token) as client:
+    with system.client() as client:
         version = client.upload(path, dataset_id="cities", target_hint="y")
         experiment = client.experiments.create(
             version, target="y", trials=4, seed=1, experiment_id="search"
@@ -55,14 +56,13 @@ def searched(system: LocalSystem, tmp_path_factory: pytest.TempPathFactory) -> s
     return experiment.name
 
 
-def command(system: LocalSystem, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {"ALLOTMENT_SERVER": system.address, "ALLOTMENT_TOKEN": system.token}
+def command(system: System, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [ALLOTMENT, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **environment},
+        env={**os.environ, **system.environment},
     )
 
 
@@ -86,7 +86,7 @@ def test_data_frames_are_uploaded(client: allotment.Client, kind: str) -> None:
 
 
 def test_nothing_of_an_upload_is_left_after_its_import(
-    client: allotment.Client, system: LocalSystem, tmp_path: Path
+    client: allotment.Client, system: System, tmp_path: Path
 ) -> None:
     def left() -> list[Path]:
         return [path for path in system.folder.glob("**/uploads/*/*") if path.is_file()]
@@ -194,7 +194,7 @@ def test_wrong_requests_are_errors_with_reasons(client: allotment.Client, search
 
 
 def test_tenants_tokens_and_what_they_may_see(
-    client: allotment.Client, system: LocalSystem, searched: str
+    client: allotment.Client, system: System, searched: str
 ) -> None:
     tenant = client.tenants.create("acme", weight=2, quota_slots=1)
     changed = client.tenants.update(tenant, weight=3, etag=tenant.etag)
@@ -203,7 +203,7 @@ def test_tenants_tokens_and_what_they_may_see(
         client.tenants.update(tenant, weight=4, etag=tenant.etag)
     assert {"tenants/acme", "tenants/local"} <= {t.name for t in client.tenants.list()}
     token = client.tenants.issue_token("acme", role=Role.VIEWER, ttl_s=600).token
-    with allotment.Client(system.address, token=token) as viewer:
+    with system.client(token=token) as viewer:
         assert viewer.settings.tenant == "tenants/acme"
         assert list(viewer.experiments.list()) == []
         assert viewer.tenants.get().weight == 3
@@ -253,7 +253,7 @@ def test_pools_leases_families_and_usage(client: allotment.Client, searched: str
     ],
 )
 def test_every_command_prints_for_people_and_for_programs(
-    system: LocalSystem, searched: str, arguments: tuple[str, ...]
+    system: System, searched: str, arguments: tuple[str, ...]
 ) -> None:
     people = command(system, *arguments)
     assert (people.returncode, people.stderr) == (0, "")
@@ -264,7 +264,7 @@ def test_every_command_prints_for_people_and_for_programs(
 
 
 def test_trials_and_experiments_as_json_have_what_scripts_rely_on(
-    system: LocalSystem, searched: str
+    system: System, searched: str
 ) -> None:
     trials = json.loads(command(system, "trials", "search", "--json").stdout)
     assert all({"name", "state", "attempts"} <= trial.keys() for trial in trials)
@@ -272,7 +272,7 @@ def test_trials_and_experiments_as_json_have_what_scripts_rely_on(
     assert all({"name", "state"} <= experiment.keys() for experiment in experiments)
 
 
-def test_a_watch_is_a_line_of_json_for_each_change(system: LocalSystem, searched: str) -> None:
+def test_a_watch_is_a_line_of_json_for_each_change(system: System, searched: str) -> None:
     done = command(system, "experiments", "watch", "search", "--json")
     kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
     assert {"experiment", "trial", "model"} == set(kinds)
@@ -290,7 +290,7 @@ def test_a_watch_is_a_line_of_json_for_each_change(system: LocalSystem, searched
     ],
 )
 def test_errors_are_one_line(
-    system: LocalSystem, searched: str, arguments: tuple[str, ...], text: str
+    system: System, searched: str, arguments: tuple[str, ...], text: str
 ) -> None:
     done = command(system, *arguments)
     assert done.returncode == 1

@@ -73,9 +73,9 @@ class LocalSystem:
         """What a client's process needs."""
         return {"ALLOTMENT_SERVER": self.address, "ALLOTMENT_TOKEN": self.token}
 
-    def client(self, address: str = "", **options: Any) -> allotment.Client:
-        """The admin's, to this system or a wire before it."""
-        return allotment.Client(address or self.address, token=self.token, **options)
+    def client(self, address: str = "", token: str = "", **options: Any) -> allotment.Client:
+        """The admin's unless a token is given, to this system or a wire before it."""
+        return allotment.Client(address or self.address, token=token or self.token, **options)
 
     def channel(self) -> grpc.Channel:
         """Without a token, for raw calls."""

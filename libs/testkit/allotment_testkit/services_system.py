@@ -61,9 +61,11 @@ class ServicesSystem:
             "ALLOTMENT_CA": str(self.ca),
         }
 
-    def client(self, address: str = "", **options: Any) -> allotment.Client:
-        """The admin's, to this system or a wire before it."""
-        return allotment.Client(address or self.address, token=self.token, ca=self.ca, **options)
+    def client(self, address: str = "", token: str = "", **options: Any) -> allotment.Client:
+        """The admin's unless a token is given, to this system or a wire before it."""
+        return allotment.Client(
+            address or self.address, token=token or self.token, ca=self.ca, **options
+        )
 
     def channel(self) -> grpc.Channel:
         """Without a token, for raw calls."""
