@@ -16,7 +16,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In the other form, tests that start a system of their own would only be repeated."""
     if os.environ.get(FORM) != "services":
         return
-    kept, repeated = [], []
+    kept: list[pytest.Item] = []
+    repeated: list[pytest.Item] = []
     for item in items:
         asks = "running_system" in getattr(item, "fixturenames", ()) or "e2e" not in item.path.parts
         (kept if asks else repeated).append(item)
