@@ -2,6 +2,7 @@
 is as after one call.
 """
 
+import asyncio
 import hashlib
 import itertools
 import os
@@ -24,10 +25,14 @@ from allotment_api.common.v1 import table_pb2
 from allotment_api.dataset.v1 import blob_pb2, dataset_pb2
 from allotment_api.exporter.v1 import exporter_pb2
 from allotment_api.search.v1 import search_pb2
+from allotment_controller.adapters.store import SqlStore as ControllerStore
+from allotment_controller.domain.ledger import Edit
+from allotment_controller.domain.model import Artefact, Model
+from allotment_controller.domain.trial import Trial, TrialResult
 from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
 from allotment_core.db import Database
-from allotment_core.names import DatasetName
+from allotment_core.names import DatasetName, ExperimentName
 from allotment_core.rpc import Service
 from allotment_core.rpc.service import nothing
 from allotment_dataset.adapters.sql_store import SqlStore
@@ -35,6 +40,7 @@ from allotment_dataset.build import build as build_dataset
 from allotment_dataset.domain.datasets import Dataset, Version, version_name
 from allotment_exporter.build import build as build_exporter
 from allotment_exporter.config import ExporterConfig
+from allotment_search import Grammar
 from allotment_testkit import surface
 from allotment_testkit.dataset_records import CONTENT, NOW
 from allotment_testkit.dataset_service import config_of
@@ -272,6 +278,41 @@ async def cancel_experiment(world: World) -> Sequence[Message]:
     return [search_pb2.CancelExperimentRequest(request_id=world.new_id(), name=name)]
 
 
+async def refit_model(world: World) -> Sequence[Message]:
+    [cancel] = await cancel_experiment(world)
+    cancelled = await world.do("SearchService/CancelExperiment", cancel)
+    name = ExperimentName.parse(cancelled.experiment.name)
+    await _with_a_model(ControllerStore(world.database), name)
+    request = search_pb2.RefitModelRequest(
+        request_id=world.new_id(), name=f"{name}/models/1", experiment_id="refitted"
+    )
+    return [request]
+
+
+async def _with_a_model(store: ControllerStore, name: ExperimentName) -> None:
+    """Adds a trial that succeeded and its model to an experiment that has ended."""
+    while not (ledger := await store.load(name)).experiment.ended:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    now = SystemClock().now()
+    edit = Edit(ledger, now)
+    trial = Trial(
+        experiment=name,
+        number=1,
+        derivation=Grammar.load("tabular").default("linear"),
+        origin="DEFAULT",
+        create_time=now,
+    )
+    out = trial.assigned("tenants/local/leases/l", 1)
+    result = TrialResult(score=0.5, metrics={}, fit_s=1.0)
+    edit.put_trial(out.succeeded(1, result, {}, now))
+    model = Model(experiment=name, number=1, trial=1, score=0.5, create_time=now)
+    artefact = Artefact(artefact_sha256="a" * 64, manifest_sha256="b" * 64, size_bytes=1)
+    edit.put_model(model.ready(artefact, now))
+    change = edit.close()
+    assert change is not None
+    await store.commit(change)
+
+
 async def delete_experiment(world: World) -> Sequence[Message]:
     [cancel] = await cancel_experiment(world)
     cancelled = await world.do("SearchService/CancelExperiment", cancel)
@@ -443,6 +484,7 @@ PARTS = {
             "SearchService/ResumeExperiment": resume_experiment,
             "SearchService/CancelExperiment": cancel_experiment,
             "SearchService/DeleteExperiment": delete_experiment,
+            "SearchService/RefitModel": refit_model,
         },
     ),
     "allocator": Part(

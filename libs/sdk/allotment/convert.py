@@ -176,6 +176,12 @@ def experiment(wire: search_pb2.Experiment) -> types.Experiment:
         end_time=_time(wire, "end_time"),
         etag=wire.etag,
         revision=wire.revision,
+        early_stopping=types.EarlyStopping(
+            paused_trials=wire.early_stopping.paused_trial_count,
+            audits=wire.early_stopping.audit_count,
+            improved_audits=wire.early_stopping.improved_audit_count,
+        ),
+        refit_of=wire.refit_of,
     )
 
 

@@ -223,6 +223,23 @@ class TargetReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyStopping:
+    """What was put off, and what trials that were spared by lot say about it."""
+
+    paused_trials: int
+    """Put off now, or when the search ended."""
+    audits: int
+    """Would have been put off and ran to their end all the same."""
+    improved_audits: int
+    """Those of them that were better than every trial before them."""
+
+    @property
+    def expected_misses(self) -> float:
+        """Improvements that were lost with what is put off, as the audits let expect."""
+        return self.paused_trials * self.improved_audits / self.audits if self.audits else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     name: str
     state: ExperimentState
@@ -246,6 +263,9 @@ class Experiment:
     end_time: datetime | None
     etag: str
     revision: int
+    early_stopping: EarlyStopping
+    refit_of: str
+    """The model that it makes anew; empty: a search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ class PretendDatasets:
     def __init__(self, row_count: int = 200) -> None:
         self.row_count = row_count
         self.classes = ("no", "yes")
+        self.columns: tuple[str, ...] = ("age", "fare", "town", "y")
         self.task = table_pb2.TASK_TYPE_BINARY
 
     async def GetVersion(
@@ -61,10 +62,12 @@ class PretendDatasets:
         columns = [
             table_pb2.Column(
                 name=column,
-                type=table_pb2.COLUMN_TYPE_NUMERIC if number else table_pb2.COLUMN_TYPE_CATEGORICAL,
+                type=table_pb2.COLUMN_TYPE_NUMERIC
+                if column in ("age", "fare")
+                else table_pb2.COLUMN_TYPE_CATEGORICAL,
                 role=table_pb2.COLUMN_ROLE_FEATURE,
             )
-            for column, number in (("age", True), ("fare", True), ("town", False), ("y", False))
+            for column in self.columns
         ]
         table = table_pb2.TableSource(
             version=name, part_sha256=["0" * 64], row_count=self.row_count, columns=columns

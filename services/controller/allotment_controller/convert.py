@@ -164,6 +164,7 @@ def experiment(value: Experiment) -> search_pb2.Experiment:
         create_time=timestamp(plan.create_time),
         etag=etag(value),
         revision=value.revision,
+        refit_of=plan.refit.model if plan.refit is not None else "",
     )
     if value.wait is not None:
         message.wait.reason = value.wait.reason

@@ -17,6 +17,7 @@ from allotment_core.names import (
     ModelName,
     TenantName,
     TrialName,
+    VersionName,
     check_id,
     new_id,
 )
@@ -47,6 +48,19 @@ class SearchServicer:
             ExperimentName(tenant, experiment_id),
             convert.wish(request.spec),
             lambda e: pb.CreateExperimentResponse(experiment=convert.experiment(e)),
+        )
+
+    async def RefitModel(
+        self, request: pb.RefitModelRequest, context: Any
+    ) -> pb.RefitModelResponse:
+        model = ModelName.parse(request.name)
+        experiment_id = check_id(request.experiment_id or new_id("e"), "experiment_id")
+        version = request.dataset_version
+        return await self._controller.refit(
+            model,
+            VersionName.parse(version) if version else None,
+            ExperimentName(model.tenant, experiment_id),
+            lambda e: pb.RefitModelResponse(experiment=convert.experiment(e)),
         )
 
     async def GetExperiment(

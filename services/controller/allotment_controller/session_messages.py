@@ -8,7 +8,6 @@ from allotment_api.common.v1 import table_pb2
 from allotment_api.search.v1 import search_pb2
 from allotment_api.trainer.v1 import session_pb2
 from allotment_controller import convert
-from allotment_controller.domain.decisions import trial_seed
 from allotment_controller.domain.messages import (
     Acknowledge,
     Alive,
@@ -27,6 +26,7 @@ from allotment_controller.domain.messages import (
     Started,
     Stop,
 )
+from allotment_controller.domain.refitting import training_seed
 from allotment_controller.domain.task import Problem, Split
 from allotment_controller.domain.trial import AttemptCause, TrialResult
 from allotment_core.errors import FieldViolation, InvalidArgument, clip
@@ -192,7 +192,7 @@ def _assignment(value: Assign, now: datetime) -> session_pb2.Assignment:
         weight_column=plan.spec.weight_column,
         feature_columns=plan.feature_columns,
         split=_split(plan.split),
-        seed=trial_seed(plan.spec.seed, trial.number),
+        seed=training_seed(plan, trial),
         deadline=convert.timestamp(value.deadline),
         server_time=convert.timestamp(now),
         rungs=value.rungs,

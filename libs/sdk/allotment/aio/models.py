@@ -10,8 +10,8 @@ from allotment import convert
 from allotment.aio.group import PAGE_SIZE, Group
 from allotment.connection import Connection, new_request_id
 from allotment.download import fetch_blob
-from allotment.naming import Named, nested_name
-from allotment.types import Export, Model, ModelState
+from allotment.naming import Named, nested_name, version_name
+from allotment.types import Experiment, Export, Model, ModelState
 from allotment_api.exporter.v1 import exporter_pb2
 from allotment_api.exporter.v1.exporter_pb2_grpc import ExportServiceStub
 from allotment_api.search.v1 import search_pb2 as wire
@@ -67,6 +67,24 @@ class Models(Group):
         async for response in self._connection.follow(open_stream):
             revision = max(revision, response.revision)
             yield convert.model(response.model)
+
+    async def refit(
+        self, model: str | Named, *, data: str | Named = "", experiment_id: str = ""
+    ) -> Experiment:
+        """Trains what the model is made of again on newer rows, without a search: an experiment
+        that ends with one new model, to wait for like any other.
+
+        `data`: a version that has the columns which the model reads; empty: the latest one of the
+        model's data set. Raises: FailedPrecondition (MODEL_NOT_READY), InvalidArgument.
+        """
+        request = wire.RefitModelRequest(
+            request_id=new_request_id(),
+            name=nested_name(model, "experiments", "models", self._tenant),
+            dataset_version=version_name(data, self._tenant) if data else "",
+            experiment_id=experiment_id,
+        )
+        response = await self._call(self._stub.RefitModel, request)
+        return convert.experiment(response.experiment)
 
     async def download(
         self, model: str | Named, folder: str | os.PathLike[str]

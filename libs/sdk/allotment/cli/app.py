@@ -13,6 +13,7 @@ from allotment.cli import (
     export,
     models,
     predict,
+    refit,
     resources,
     run,
     tenants,
@@ -55,6 +56,7 @@ def root(
 app.command("up")(up.up)
 app.command("run")(run.run)
 app.command("predict")(predict.predict)
+app.command("refit")(refit.refit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("trials")(experiments.trials)
 app.command("families")(experiments.families)

@@ -242,6 +242,8 @@ def _print_experiment(found: Experiment, as_json: bool) -> None:
             "deadline": moment(found.deadline),
             "trials": f"{found.finished_trial_count} finished, {found.running_trial_count} running",
             "best": f"{found.best_model or '-'} {number(found.best_score)}",
+            **_early_stopping(found),
+            **({"refit of": found.refit_of} if found.refit_of else {}),
         }
     )
     if found.wait:
@@ -250,6 +252,16 @@ def _print_experiment(found: Experiment, as_json: bool) -> None:
         print(f"failed: {found.problem.message} [{found.problem.reason}]")
     for warning in found.warnings:
         print(f"warning: {warning.message}")
+
+
+def _early_stopping(found: Experiment) -> dict[str, str]:
+    told = found.early_stopping
+    if not (told.paused_trials or told.audits):
+        return {}
+    return {
+        "put off": f"{told.paused_trials} trials; of {told.audits} that were spared "
+        f"{told.improved_audits} became the best"
+    }
 
 
 def _print_trial(found: Trial, as_json: bool) -> None:

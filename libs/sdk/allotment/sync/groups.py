@@ -36,6 +36,7 @@ class Models(Blocking[models.Models]):
     best = blocking(models.Models.best)
     list = iterating(models.Models.list)
     watch = iterating(models.Models.watch)
+    refit = blocking(models.Models.refit)
     download = blocking(models.Models.download)
 
 

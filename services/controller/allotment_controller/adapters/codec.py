@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan
+from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan, Refit
 from allotment_controller.domain.model import Artefact, Calibration, Member, Model
 from allotment_controller.domain.task import (
     Metric,
@@ -78,6 +78,7 @@ def plan_to_json(plan: Plan) -> str:
             "create_time": to_us(plan.create_time),
             "deadline": to_us(plan.deadline),
             "resume_time": to_us(plan.resume_time),
+            "refit": None if plan.refit is None else _refit_to_json(plan.refit),
         }
     )
 
@@ -106,6 +107,24 @@ def plan_from_json(text: str, table: bytes) -> Plan:
         create_time=instant(raw["create_time"]),
         deadline=from_us(raw["deadline"]),
         resume_time=from_us(raw.get("resume_time")),
+        refit=_refit_from_json(raw.get("refit")),
+    )
+
+
+def _refit_to_json(refit: Refit) -> dict[str, Any]:
+    derivations = [[[c.symbol, c.value] for c in d] for d in refit.derivations]
+    return {**asdict(refit), "derivations": derivations}
+
+
+def _refit_from_json(raw: dict[str, Any] | None) -> Refit | None:
+    if raw is None:
+        return None
+    return Refit(
+        model=raw["model"],
+        trials=tuple(raw["trials"]),
+        derivations=tuple(_derivation(d) for d in raw["derivations"]),
+        weights=tuple(raw["weights"]),
+        temperature=raw["temperature"],
     )
 
 

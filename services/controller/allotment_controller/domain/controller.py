@@ -13,6 +13,7 @@ from allotment_controller.domain.experiment import Budget, Experiment, Experimen
 from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.messages import Alive, Heartbeat, Hello, LeaseView, Report
 from allotment_controller.domain.ports import Creations, Store
+from allotment_controller.domain.refitting import check_refit, check_target_column, plan_refit
 from allotment_controller.domain.seat import Line, Seat
 from allotment_controller.domain.surroundings import Surroundings
 from allotment_core.errors import (
@@ -23,7 +24,7 @@ from allotment_core.errors import (
     PermissionDenied,
     Unavailable,
 )
-from allotment_core.names import ExperimentName
+from allotment_core.names import ExperimentName, ModelName, VersionName
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -80,13 +81,49 @@ class Controller:
         check_columns(wish, table)
         target = await self._around.datasets.inspect(table.version, wish.target, wish.task)
         plan = make_plan(wish, table, target, self._around.grammar, now)
-        experiment = Experiment(name=name, plan=plan, revision=1)
+        return await self._begin(Experiment(name=name, plan=plan, revision=1), to_response)
+
+    async def refit(
+        self,
+        model: ModelName,
+        version: VersionName | None,
+        name: ExperimentName,
+        to_response: Callable[[Experiment], R],
+    ) -> R:
+        """Begins an experiment that makes the model anew, on a newer version of its data.
+
+        Raises: NotFound, InvalidArgument, FailedPrecondition, AlreadyExists.
+        """
+        ledger = await self._store.load(model.experiment)
+        best = model.model_id == "best"
+        known = {str(number): found for number, found in ledger.models.items()}
+        source = known.get(str(ledger.experiment.best_model) if best else model.model_id)
+        if source is None:
+            raise NotFound(f"there is no model {model}", reason="MODEL_NOT_FOUND")
+        check_refit(source)
+        old = ledger.experiment.plan
+        wanted = version or VersionName(old.spec.dataset_version.dataset, "latest")
+        if wanted.tenant != name.tenant:
+            raise NotFound(f"there is no dataset version {wanted}", reason="VERSION_NOT_FOUND")
+        table = await self._around.datasets.version(wanted)
+        check_target_column(old.spec.target, table)
+        target = await self._around.datasets.inspect(table.version, old.spec.target, old.spec.task)
+        now = self._around.clock.now()
+        plan = plan_refit(old, source, ledger.trials, table, target, self._around.grammar, now)
+        return await self._begin(Experiment(name=name, plan=plan, revision=1), to_response)
+
+    async def _begin(self, experiment: Experiment, to_response: Callable[[Experiment], R]) -> R:
         response, fresh = await self._creations.create(experiment, lambda: to_response(experiment))
         if fresh:
             self._lead(Ledger(experiment))
+            spec = experiment.plan.spec
             log.info(
                 "experiment created",
-                extra={"experiment": str(name), "task": plan.spec.task.value, "seed": wish.seed},
+                extra={
+                    "experiment": str(experiment.name),
+                    "task": spec.task.value,
+                    "seed": spec.seed,
+                },
             )
         return response
 

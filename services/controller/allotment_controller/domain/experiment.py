@@ -7,7 +7,7 @@ from datetime import datetime
 from allotment_controller.domain.task import Metric, Notice, Problem, Split, TaskType, Wait
 from allotment_core.names import ExperimentName, VersionName
 from allotment_core.states import Moves
-from allotment_search import TaskShape
+from allotment_search import Derivation, TaskShape
 from allotment_search.halving import Audit
 
 
@@ -71,6 +71,19 @@ class ExperimentSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refit:
+    """Which model is made anew, and of what."""
+
+    model: str
+    trials: tuple[int, ...]
+    """Numbers of the trials that are trained again: their seeds follow from them."""
+    derivations: tuple[Derivation, ...]
+    weights: tuple[float, ...]
+    temperature: float | None = None
+    """None: the probabilities stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What an experiment works by. Its budget and deadline may change, the rest never does."""
 
@@ -86,6 +99,8 @@ class Plan:
     deadline: datetime | None
     resume_time: datetime | None = None
     """When it was last given a new budget."""
+    refit: Refit | None = None
+    """None: a search."""
 
     @property
     def begin_time(self) -> datetime:

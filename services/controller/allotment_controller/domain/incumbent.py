@@ -3,6 +3,7 @@
 from allotment_controller.domain.experiment import ExperimentState
 from allotment_controller.domain.ledger import Edit
 from allotment_controller.domain.model import Member, Model, ModelState, Recipe
+from allotment_controller.domain.refitting import refit_recipe
 
 _REST = 3.0
 """While trials are trained: after an ensemble's export exports rest that many times as long."""
@@ -13,6 +14,9 @@ def next_model(edit: Edit) -> Recipe | None:
 
     While an ensemble is about to be computed the rest waits for it, once there is a model.
     """
+    refit = edit.experiment.plan.refit
+    if refit is not None:
+        return refit_recipe(edit, refit)
     exporting = edit.exporting_models()
     if edit.mix_is_due and (edit.experiment.best_model or exporting):
         return None

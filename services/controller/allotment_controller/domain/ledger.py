@@ -80,7 +80,13 @@ class Ledger:
     def begin_mixing(self) -> None:
         """From now on ensembles are computed; what was before is looked at once."""
         count = self.success_count
-        self.mix = MixState(active=True, considered=max(0, count - 1), fresh=count > 0)
+        refit = self.experiment.plan.refit
+        self.mix = MixState(
+            active=True,
+            least=2 if refit is None else len(refit.derivations),
+            considered=max(0, count - 1),
+            fresh=count > 0,
+        )
 
     def finished_in(self, family: str) -> int:
         """Trials of a family that succeeded."""

@@ -76,6 +76,8 @@ class MixState:
     """What is known of an experiment's ensembles; nothing of it is stored."""
 
     active: bool = False
+    least: int = 2
+    """Of how many trials one is worth computing."""
     considered: int = 0
     """Of how many succeeded trials the newest one is."""
     recipe: Recipe | None = None
@@ -106,7 +108,7 @@ def next_mix(considered: int) -> int:
 
 def mix_is_due(state: MixState, success_count: int, *, finishing: bool) -> bool:
     """Whether an ensemble of the trials that have succeeded is worth computing now."""
-    if not state.active or success_count < 2:
+    if not state.active or success_count < state.least:
         return False
     news = success_count > state.considered
     return news and (finishing or state.fresh or success_count >= next_mix(state.considered))

@@ -22,6 +22,7 @@ from allotment_controller.domain.ledger import Edit
 from allotment_controller.domain.messages import RunningTrial
 from allotment_controller.domain.model import Model
 from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.refitting import next_refit
 from allotment_controller.domain.seat import Seat
 from allotment_controller.domain.stopping import next_paused, next_promoted
 from allotment_controller.domain.task import Problem
@@ -180,6 +181,9 @@ def _next_running(
 ) -> Trial | None:
     """What waits in the queue, what was put off and is among the best now, a new trial, and where
     there is no new one what was put off."""
+    refit = edit.experiment.plan.refit
+    if refit is not None:
+        return next_refit(edit, refit, seat.families, policy.grammar)
     passed_over = _passed_over(edit, seat, seats)
     queued = any(
         t.state is TrialState.QUEUED and t.family in seat.families for t in edit.open_trials()
@@ -289,9 +293,10 @@ def _why_no_model(edit: Edit) -> Problem:
     for number in range(1, edit.trial_count + 1):
         trial = edit.trial(number)
         if trial is not None and trial.problem is not None and not trial.is_open:
+            what = "it can't be refitted" if edit.experiment.plan.refit else "no trial succeeded"
             return Problem(
                 trial.problem.reason,
-                f"no trial succeeded; trial {number} ({trial.family}): {trial.problem.message}",
+                f"{what}; trial {number} ({trial.family}): {trial.problem.message}",
             )
     return Problem(
         "NO_MODEL_IN_TIME",

@@ -11,7 +11,7 @@ from allotment_controller.domain.ledger import Edit
 from allotment_controller.domain.trial import Trial, TrialState
 from allotment_search.halving import Halving
 
-_SPARED = frozenset({"CONSTANT", "DEFAULT"})
+_SPARED = frozenset({"CONSTANT", "DEFAULT", "REFIT"})
 """Origins of trials that everything else is measured by."""
 
 
