@@ -342,6 +342,7 @@ class Experiment(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
+    REFIT_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*/experiments/*"""
     state: Global___ExperimentState.ValueType
@@ -353,6 +354,8 @@ class Experiment(_message.Message):
     etag: _builtins.str
     revision: _builtins.int
     """Grows at every change of the experiment, its trials and its models."""
+    refit_of: _builtins.str
+    """The model that this experiment makes anew (RefitModel); empty: a search."""
     @_builtins.property
     def spec(self) -> Global___ExperimentSpec:
         """As asked for, with everything inferred filled in."""
@@ -401,10 +404,11 @@ class Experiment(_message.Message):
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
         early_stopping: Global___EarlyStopping | None = ...,
+        refit_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_score", b"best_score", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "problem", b"problem", "spec", b"spec", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_model", b"best_model", "best_score", b"best_score", "classes", b"classes", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "etag", b"etag", "finished_trial_count", b"finished_trial_count", "name", b"name", "problem", b"problem", "revision", b"revision", "running_trial_count", b"running_trial_count", "spec", b"spec", "state", b"state", "wait", b"wait", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_model", b"best_model", "best_score", b"best_score", "classes", b"classes", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "etag", b"etag", "finished_trial_count", b"finished_trial_count", "name", b"name", "problem", b"problem", "refit_of", b"refit_of", "revision", b"revision", "running_trial_count", b"running_trial_count", "spec", b"spec", "state", b"state", "wait", b"wait", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_score: _TypeAlias = _typing.Literal["best_score"]  # noqa: Y015
     _WhichOneofArgType__best_score: _TypeAlias = _typing.Literal["_best_score", b"_best_score"]  # noqa: Y015
@@ -520,7 +524,7 @@ class Trial(_message.Message):
     family: _builtins.str
     """families/*"""
     origin: _builtins.str
-    """Where the configuration came from: CONSTANT, DEFAULT, RANDOM."""
+    """Where the configuration came from: CONSTANT, DEFAULT, RANDOM, REFIT."""
     score: _builtins.float
     """By the experiment's metric, on out-of-fold or hold-out rows."""
     fit_s: _builtins.float
@@ -1408,6 +1412,59 @@ class ListModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class RefitModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DATASET_VERSION_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    name: _builtins.str
+    """A model that is READY; "models/best" names the best one."""
+    dataset_version: _builtins.str
+    """Has the columns that the model reads and its target; rows are divided by the same rule. Empty: the latest version of
+    the model's data set.
+    """
+    experiment_id: _builtins.str
+    """Of the experiment that does it. Empty: one is made."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        dataset_version: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "experiment_id", b"experiment_id", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefitModelRequest: _TypeAlias = RefitModelRequest  # noqa: Y015
+
+@_typing.final
+class RefitModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment: ...
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefitModelResponse: _TypeAlias = RefitModelResponse  # noqa: Y015
 
 @_typing.final
 class WatchModelsRequest(_message.Message):

@@ -100,6 +100,11 @@ class SearchServiceStub(object):
                 request_serializer=allotment__api_dot_search_dot_v1_dot_search__pb2.WatchModelsRequest.SerializeToString,
                 response_deserializer=allotment__api_dot_search_dot_v1_dot_search__pb2.WatchModelsResponse.FromString,
                 _registered_method=True)
+        self.RefitModel = channel.unary_unary(
+                '/allotment_api.search.v1.SearchService/RefitModel',
+                request_serializer=allotment__api_dot_search_dot_v1_dot_search__pb2.RefitModelRequest.SerializeToString,
+                response_deserializer=allotment__api_dot_search_dot_v1_dot_search__pb2.RefitModelResponse.FromString,
+                _registered_method=True)
         self.GetFamily = channel.unary_unary(
                 '/allotment_api.search.v1.SearchService/GetFamily',
                 request_serializer=allotment__api_dot_search_dot_v1_dot_search__pb2.GetFamilyRequest.SerializeToString,
@@ -202,6 +207,14 @@ class SearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RefitModel(self, request, context):
+        """Trains what a model is made of again, on a newer version of its data and with no search: an experiment of its own,
+        that ends with one new model. The model and its experiment stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFamily(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -281,6 +294,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.WatchModels,
                     request_deserializer=allotment__api_dot_search_dot_v1_dot_search__pb2.WatchModelsRequest.FromString,
                     response_serializer=allotment__api_dot_search_dot_v1_dot_search__pb2.WatchModelsResponse.SerializeToString,
+            ),
+            'RefitModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefitModel,
+                    request_deserializer=allotment__api_dot_search_dot_v1_dot_search__pb2.RefitModelRequest.FromString,
+                    response_serializer=allotment__api_dot_search_dot_v1_dot_search__pb2.RefitModelResponse.SerializeToString,
             ),
             'GetFamily': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFamily,
@@ -645,6 +663,33 @@ class SearchService(object):
             '/allotment_api.search.v1.SearchService/WatchModels',
             allotment__api_dot_search_dot_v1_dot_search__pb2.WatchModelsRequest.SerializeToString,
             allotment__api_dot_search_dot_v1_dot_search__pb2.WatchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefitModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/allotment_api.search.v1.SearchService/RefitModel',
+            allotment__api_dot_search_dot_v1_dot_search__pb2.RefitModelRequest.SerializeToString,
+            allotment__api_dot_search_dot_v1_dot_search__pb2.RefitModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,10 @@ class SearchServiceStub:
     """The stream of better and better models: sends those that are READY, oldest first, then each new one.
     Ends with the experiment.
     """
+    RefitModel: _grpc.UnaryUnaryMultiCallable[_search_pb2.RefitModelRequest, _search_pb2.RefitModelResponse]
+    """Trains what a model is made of again, on a newer version of its data and with no search: an experiment of its own,
+    that ends with one new model. The model and its experiment stay as they are.
+    """
     GetFamily: _grpc.UnaryUnaryMultiCallable[_search_pb2.GetFamilyRequest, _search_pb2.GetFamilyResponse]
     ListFamilies: _grpc.UnaryUnaryMultiCallable[_search_pb2.ListFamiliesRequest, _search_pb2.ListFamiliesResponse]
 
@@ -86,6 +90,10 @@ class SearchServiceAsyncStub(SearchServiceStub):
     WatchModels: _aio.UnaryStreamMultiCallable[_search_pb2.WatchModelsRequest, _search_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """The stream of better and better models: sends those that are READY, oldest first, then each new one.
     Ends with the experiment.
+    """
+    RefitModel: _aio.UnaryUnaryMultiCallable[_search_pb2.RefitModelRequest, _search_pb2.RefitModelResponse]  # type: ignore[assignment]
+    """Trains what a model is made of again, on a newer version of its data and with no search: an experiment of its own,
+    that ends with one new model. The model and its experiment stay as they are.
     """
     GetFamily: _aio.UnaryUnaryMultiCallable[_search_pb2.GetFamilyRequest, _search_pb2.GetFamilyResponse]  # type: ignore[assignment]
     ListFamilies: _aio.UnaryUnaryMultiCallable[_search_pb2.ListFamiliesRequest, _search_pb2.ListFamiliesResponse]  # type: ignore[assignment]
@@ -192,6 +200,16 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_search_pb2.WatchModelsResponse], _abc.AsyncIterator[_search_pb2.WatchModelsResponse]]:
         """The stream of better and better models: sends those that are READY, oldest first, then each new one.
         Ends with the experiment.
+        """
+
+    @_abc_1.abstractmethod
+    def RefitModel(
+        self,
+        request: _search_pb2.RefitModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.RefitModelResponse, _abc.Awaitable[_search_pb2.RefitModelResponse]]:
+        """Trains what a model is made of again, on a newer version of its data and with no search: an experiment of its own,
+        that ends with one new model. The model and its experiment stay as they are.
         """
 
     @_abc_1.abstractmethod
