@@ -1,9 +1,9 @@
-"""What every ExportStore promises; SQL is the one there is."""
+"""What every ExportStore promises; SQL is the one there is, of two kinds."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +13,11 @@ from allotment_core.errors import FailedPrecondition, NotFound, ResourceExhauste
 from allotment_core.names import ExportName, TenantName
 from allotment_exporter.adapters.sql_store import MIGRATIONS, SqlExportStore
 from allotment_exporter.domain.exports import (
+    Calibration,
     Export,
     ExportState,
     Measurement,
+    Member,
     ModelSource,
     OffendingRow,
     ParityReport,
@@ -42,6 +44,16 @@ SOURCE = ModelSource(
     library_versions={},
     validation_row_count=100,
     seed=2**64 - 1,
+    members=(
+        Member(
+            trial="tenants/a/experiments/e/trials/1",
+            weight=0.1 + 0.2,
+            family="families/linear",
+            graph_sha256="a" * 64,
+            reference_sha256="b" * 64,
+        ),
+    ),
+    calibration=Calibration(temperature=0.7, ece_before=0.1, ece_after=0.05),
 )
 ROW = OffendingRow(
     row=3, kind="EXTREME", cells={"x": "inf"}, expected=(1.0,), actual=(float("-inf"),)
@@ -59,10 +71,8 @@ MEASUREMENT = Measurement(size_bytes=9, latency_p50_ms=0.1, latency_p95_ms=0.2, 
 
 class TestExportStore:
     @pytest.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[SqlExportStore]:
-        database = await Database.open(
-            f"sqlite:///{tmp_path}/e.db", migrations=MIGRATIONS, clock=SystemClock()
-        )
+    async def store(self, database_url: str) -> AsyncIterator[SqlExportStore]:
+        database = await Database.open(database_url, migrations=MIGRATIONS, clock=SystemClock())
         yield SqlExportStore(database)
         await database.close()
 
@@ -124,6 +134,18 @@ class TestExportStore:
             "",
         ]
         assert {e.name for e in await store.running()} == {e.name for e in claimed if e}
+
+    async def test_two_processes_never_claim_one_export(
+        self, store: SqlExportStore, database_url: str
+    ) -> None:
+        for number in range(6):
+            await self.add(store, A, f"{number}")
+        database = await Database.open(database_url, migrations=MIGRATIONS, clock=SystemClock())
+        both = (store, SqlExportStore(database))
+        claimed = await asyncio.gather(*(both[i % 2].claim(NOW) for i in range(8)))
+        await database.close()
+        names = [each.name.export_id for each in claimed if each]
+        assert sorted(names) == ["0", "1", "2", "3", "4", "5"]
 
     async def test_queue_of_one_tenant_is_bounded(self, store: SqlExportStore) -> None:
         for tenant in (A, B):
