@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 HEALTHY_S = 5.0
+MOST_STARTS = 4
+"""Of one service, until all serve for the first time."""
 STOP_S = 25.0
 _PR_SET_PDEATHSIG = 1
 
@@ -99,6 +101,8 @@ class Keeper:
     def __init__(self, layout: Layout) -> None:
         self._path: Path = layout.folder / "processes.json"
         self.kept = [Kept(name, layout, self._note) for name in STARTED]
+        self.on_hopeless: Callable[[], None] = lambda: None
+        """Called when one has been started many times."""
 
     def start(self) -> None:
         for each in self.kept:
@@ -112,6 +116,8 @@ class Keeper:
         aside = self._path.with_suffix(".new")
         aside.write_text(json.dumps({each.name: each.pid for each in self.kept}))
         aside.replace(self._path)
+        if any(each.starts > MOST_STARTS for each in self.kept):
+            self.on_hopeless()
 
 
 def _end_with_parent() -> None:

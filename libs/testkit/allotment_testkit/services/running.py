@@ -61,7 +61,7 @@ async def _serve(layout: Layout, until_stdin_ends: bool) -> int:
     keeper = Keeper(layout)
     keeper.start()
     try:
-        up = asyncio.create_task(_until_serving(layout))
+        up = asyncio.create_task(_until_serving(layout, keeper))
         await asyncio.wait((up, ended), return_when=asyncio.FIRST_COMPLETED)
         if up.done():
             up.result()
@@ -80,12 +80,12 @@ def _end(ended: "asyncio.Future[int]", status: int) -> None:
         ended.set_result(status)
 
 
-async def _until_serving(layout: Layout) -> None:
-    """Asked through the gateway. Raises: TimeoutError."""
+async def _until_serving(layout: Layout, keeper: Keeper) -> None:
+    """Asked through the gateway. Raises: TimeoutError, also when one ends again and again."""
     credentials = grpc.ssl_channel_credentials(layout.ca.read_bytes())
     names = ["", *(name for name in STARTED if name != "gateway")]
     async with (
-        asyncio.timeout(START_LIMIT_S),
+        asyncio.timeout(START_LIMIT_S) as limit,
         grpc.aio.secure_channel(layout.address, credentials, options=OPTIONS) as channel,
     ):
         watch = channel.unary_stream(
@@ -93,11 +93,15 @@ async def _until_serving(layout: Layout) -> None:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        for name in names:
-            request = health_pb2.HealthCheckRequest(service=name)
-            async for answer in watch(request, wait_for_ready=True):
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    break
+        keeper.on_hopeless = lambda: limit.reschedule(0)
+        try:
+            for name in names:
+                request = health_pb2.HealthCheckRequest(service=name)
+                async for answer in watch(request, wait_for_ready=True):
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        break
+        finally:
+            keeper.on_hopeless = lambda: None
 
 
 def _announce(layout: Layout) -> None:
