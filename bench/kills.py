@@ -20,7 +20,7 @@ from allotment_testkit.kills import TARGETS, Tally, killed_search
 from allotment_testkit.services_system import services_system
 
 ROWS, COLUMNS = 3_000, 8
-PAUSE_S = (0.5, 3.5)
+PAUSE_S = (0.5, 7.0)
 
 
 def write_rows(path: Path) -> None:
