@@ -10,6 +10,7 @@ import pytest
 from allotment_controller.domain.model import Member, MixState, Recipe, mix_is_due, next_mix
 from allotment_controller.domain.recipes import (
     BadPredictions,
+    Cost,
     Predictions,
     best_recipe,
     read_predictions,
@@ -90,7 +91,7 @@ def test_predictions_of_other_rows_do_not_go_together() -> None:
 
 def recipe_of(*said: Floats, metric: Metric = Metric.LOG_LOSS) -> Recipe | None:
     found = {n: read(npz(predictions=p)) for n, p in enumerate(said, start=1)}
-    return best_recipe(found, dict.fromkeys(found, 10), metric, LIMITS)
+    return best_recipe(found, dict.fromkeys(found, Cost(10)), metric, LIMITS)
 
 
 def test_trials_that_err_differently_are_better_together() -> None:

@@ -82,6 +82,7 @@ def _ended(export: exporter_pb2.Export) -> Artefact | Problem | None:
             artefact_sha256=export.artefact_sha256,
             manifest_sha256=export.manifest_sha256,
             size_bytes=export.measurement.size_bytes,
+            latency_ms=export.measurement.latency_p50_ms,
         )
     if export.state == exporter_pb2.EXPORT_STATE_CANCELLED:
         return Problem("EXPORT_CANCELLED", "its export was cancelled")

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from statistics import median
 from typing import Any
 
 from allotment_controller.domain.experiment import ExperimentState
@@ -10,6 +11,7 @@ from allotment_controller.domain.ledger import Edit, Ledger
 from allotment_controller.domain.model import ModelState, Recipe, mix_is_due, next_mix
 from allotment_controller.domain.recipes import (
     BadPredictions,
+    Cost,
     Predictions,
     best_recipe,
     read_predictions,
@@ -40,8 +42,11 @@ _KEPT_BYTES = 128 << 20
 """Predictions that are held in memory for one experiment."""
 _GRAPH_BYTES = 150_000_000
 """Of an ensemble's members together."""
+_LATENCY_MS = 100.0
+"""Of one row, for an ensemble's members together, by what was measured of models here."""
 _EXPORT_BYTES_PER_S = 8e6
 """Before one was measured."""
+_EXPORT_START_S = 0.3
 _EXPORT_SHARE = 0.05
 _EXPORT_LEAST_S = 1.0
 
@@ -130,11 +135,11 @@ class Mixing:
             return await asyncio.to_thread(
                 recipe_of, members, temperature, wanted, plan.spec.metric
             )
-        limits = EnsembleLimits(members=_MEMBERS, size_bytes=_size_limit_bytes(ledger))
-        sizes_bytes, folds = dict(self._sizes_bytes), plan.split.fit_count
-        return await asyncio.to_thread(
-            best_recipe, wanted, sizes_bytes, plan.spec.metric, limits, folds
+        limits = EnsembleLimits(
+            members=_MEMBERS, size_bytes=_size_limit_bytes(ledger), latency_ms=_LATENCY_MS
         )
+        costs, folds = _costs(ledger, self._sizes_bytes), plan.split.fit_count
+        return await asyncio.to_thread(best_recipe, wanted, costs, plan.spec.metric, limits, folds)
 
     async def _fetch(self, ledger: Ledger, count: int) -> dict[int, Predictions]:
         """Of the best trials among the first `count`, as many as are held at once."""
@@ -205,6 +210,21 @@ def _refused(ledger: Ledger) -> set[int]:
     return failed - passed
 
 
+def _costs(ledger: Ledger, sizes_bytes: Mapping[int, int]) -> dict[int, Cost]:
+    """By trial. Latency is measured of models that are one trial, else taken from their size."""
+    measured = {
+        model.trial: model.artefact
+        for model in ledger.models.values()
+        if model.artefact and model.is_trial and model.artefact.size_bytes > 0
+    }
+    total_bytes = sum(a.size_bytes for a in measured.values())
+    per_byte = sum(a.latency_ms for a in measured.values()) / max(1, total_bytes)
+    return {
+        number: Cost(size, measured[number].latency_ms if number in measured else size * per_byte)
+        for number, size in sizes_bytes.items()
+    }
+
+
 def _size_limit_bytes(ledger: Ledger) -> int:
     """What can be exported in a twentieth of the time, by what exports took so far."""
     plan = ledger.experiment.plan
@@ -212,9 +232,10 @@ def _size_limit_bytes(ledger: Ledger) -> int:
         return _GRAPH_BYTES
     total_s = (plan.deadline - plan.begin_time).total_seconds()
     rates = [
-        model.artefact.size_bytes / max(0.1, (model.ready_time - model.create_time).total_seconds())
+        model.artefact.size_bytes / max(0.1, taken_s - _EXPORT_START_S)
         for model in ledger.models.values()
-        if model.artefact and model.ready_time and model.artefact.size_bytes > 1_000_000
+        if model.artefact and model.artefact.size_bytes > 1_000_000
+        if (taken_s := model.export_s) is not None
     ]
-    rate = min(rates[-5:], default=_EXPORT_BYTES_PER_S)
+    rate = median(rates[-5:]) if rates else _EXPORT_BYTES_PER_S
     return min(_GRAPH_BYTES, int(rate * (_EXPORT_LEAST_S + _EXPORT_SHARE * total_s)))

@@ -34,6 +34,8 @@ class Artefact:
     artefact_sha256: str
     manifest_sha256: str
     size_bytes: int
+    latency_ms: float = 0.0
+    """Of one row, as the exporter measured it; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,13 @@ class Model:
     def is_trial(self) -> bool:
         """One trial as it is."""
         return len(self.parts) == 1 and self.calibration is None
+
+    @property
+    def export_s(self) -> float | None:
+        """How long its way through the export gate took; None before it is READY."""
+        if self.ready_time is None:
+            return None
+        return (self.ready_time - self.create_time).total_seconds()
 
     def is_made_of(self, recipe: Recipe) -> bool:
         return self.parts == recipe.members and self.calibration == recipe.calibration

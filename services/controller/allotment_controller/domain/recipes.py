@@ -19,6 +19,14 @@ _ARRAYS = ("rows", "predictions", "truth", "weights", "positive")
 _SMALL = 1e-12
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What serving a trial's graph takes."""
+
+    size_bytes: int
+    latency_ms: float = 0.0
+
+
 class BadPredictions(Exception):
     """A trial's predictions can't be used; the text says why."""
 
@@ -90,7 +98,7 @@ def read_predictions(content: bytes, class_count: int, limit_bytes: int) -> Pred
 
 def best_recipe(
     predictions: Mapping[int, Predictions],
-    sizes_bytes: Mapping[int, int],
+    costs: Mapping[int, Cost],
     metric: Metric,
     limits: EnsembleLimits,
     fold_count: int = 1,
@@ -111,7 +119,8 @@ def best_recipe(
             key=number,
             predictions=said.predictions,
             loss=rows.loss(said.predictions),
-            size_bytes=sizes_bytes.get(number, 0),
+            size_bytes=costs[number].size_bytes if number in costs else 0,
+            latency_ms=costs[number].latency_ms if number in costs else 0.0,
         )
         for number, said in sorted(predictions.items())
     ]
