@@ -1,8 +1,11 @@
 """The database: durable groups, snapshots, migrations, a failing disk."""
 
 import asyncio
+import importlib.util
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -370,6 +373,25 @@ async def test_other_databases_are_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await Database.open(url, migrations=tmp_path / "migrations", clock=SystemClock())
     assert caught.value.reason == "UNSUPPORTED_DATABASE"
+
+
+async def test_postgresql_without_its_driver_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_migration(tmp_path / "migrations", 1, [TABLE])
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, p=None: None if n == "psycopg" else find_spec(n, p)
+    )
+    with pytest.raises(InvalidArgument, match=r"pip install 'allotment\[postgres\]'"):
+        await Database.open(
+            "postgresql://h/d", migrations=tmp_path / "migrations", clock=SystemClock()
+        )
+
+
+def test_sqlite_needs_no_driver_of_postgresql() -> None:
+    program = "import sys, allotment_core.db as d; sys.exit('psycopg' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 async def test_every_commit_is_synced(sqlite_database: Database) -> None:

@@ -1,8 +1,8 @@
 """What the kinds of databases do each in their own way."""
 
 import enum
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -91,3 +91,15 @@ class Backend(Protocol):
     def storage_error(self, error: BaseException) -> AllotmentError | None:
         """The error that a caller gets for a failing disk or database; None for anything else."""
         ...
+
+
+@contextmanager
+def connected(engine: sa.Engine, backend: Backend) -> Iterator[sa.Connection]:
+    """A connection of the engine's pool; one that broke does not go back into it."""
+    with engine.connect() as connection:
+        try:
+            yield connection
+        except Exception as e:
+            if backend.fate(e) is Fate.LOST:
+                connection.invalidate()
+            raise

@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import DBAPIError
 
-from allotment_core.db.backend import Fate, Outcome
+from allotment_core.db.backend import Fate, Outcome, connected
 from allotment_core.db.patience import Patience
 from allotment_core.db.postgres_errors import PostgresErrors
 from allotment_core.errors import AllotmentError, FailedPrecondition, InvalidArgument, clip
@@ -147,7 +147,7 @@ class PostgresBackend(PostgresErrors):
         patience = Patience(OPEN_PATIENCE_S)
         while True:
             try:
-                with engine.connect() as connection:
+                with connected(engine, self) as connection:
                     self._create_schema(_raw(connection))
                 return
             except (DBAPIError, psycopg.Error) as e:
@@ -234,7 +234,7 @@ class PostgresBackend(PostgresErrors):
         patience = Patience(OUTCOME_PATIENCE_S)
         while True:
             try:
-                with engine.connect() as connection:
+                with connected(engine, self) as connection:
                     raw = _raw(connection)
                     status = raw.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
                     if status and status[0] == "committed":

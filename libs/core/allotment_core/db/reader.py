@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from allotment_core.db.backend import Backend, Fate
+from allotment_core.db.backend import Backend, Fate, connected
 from allotment_core.db.patience import Patience
 from allotment_core.errors import Unavailable
 
@@ -50,7 +50,10 @@ class Readers:
         patience = Patience(PATIENCE_S)
         while True:
             try:
-                with self._engine.connect() as connection, connection.begin() as transaction:
+                with (
+                    connected(self._engine, self._backend) as connection,
+                    connection.begin() as transaction,
+                ):
                     result = work(connection)
                     transaction.rollback()
                     return result

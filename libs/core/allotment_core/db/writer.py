@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import sqlalchemy.event
 
-from allotment_core.db.backend import Backend, Fate, Outcome
+from allotment_core.db.backend import Backend, Fate, Outcome, connected
 from allotment_core.db.patience import Patience
 from allotment_core.errors import Unavailable
 
@@ -54,6 +54,7 @@ class GroupCommitWriter:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
         self._ends = False
+        self._lost = False
         self._changes = 0
         if backend.savepoints_cost:
             sqlalchemy.event.listen(engine, "before_cursor_execute", self._count)
@@ -130,10 +131,11 @@ class GroupCommitWriter:
             attempt = _Attempt(careful)
             try:
                 with (
-                    self._engine.connect() as connection,
+                    connected(self._engine, self._backend) as connection,
                     self._backend.turn(connection, conflicts),
                 ):
                     self._transact(connection, batch, attempt)
+                self._note_success()
                 return
             except _SpoiltError:
                 if len(batch) == 1:
@@ -146,12 +148,22 @@ class GroupCommitWriter:
                 if fate is Fate.CONFLICT:
                     conflicts += 1
                 if fate is Fate.LOST:
-                    log.warning("database connection lost", extra={"database": self._backend.name})
+                    self._note_loss()
                     self._engine.dispose()
                     if attempt.mark and self._is_stored(attempt.mark):
                         return
                 if not patience.pause():
                     raise
+
+    def _note_loss(self) -> None:
+        if not self._lost:
+            log.warning("database connection lost", extra={"database": self._backend.name})
+        self._lost = True
+
+    def _note_success(self) -> None:
+        if self._lost:
+            log.info("database connection is back", extra={"database": self._backend.name})
+        self._lost = False
 
     def _is_stored(self, mark: str) -> bool:
         outcome = self._backend.outcome(self._engine, mark)
