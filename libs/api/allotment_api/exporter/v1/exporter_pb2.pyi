@@ -54,6 +54,34 @@ EXPORT_STATE_FAILED: ExportState.ValueType  # 5
 EXPORT_STATE_CANCELLED: ExportState.ValueType  # 6
 Global___ExportState: _TypeAlias = ExportState  # noqa: Y015
 
+class _Precision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
+    """EXACT."""
+    PRECISION_EXACT: _Precision.ValueType  # 1
+    """Within the tolerance of the parity gate, on every row."""
+    PRECISION_INT8: _Precision.ValueType  # 2
+    """Large matrix products in eight bits, where that costs less of the metric than its 95 % interval
+    is wide; else EXACT. The manifest's candidates say what was measured.
+    """
+
+class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+    """How exactly an artefact has to predict what its source predicted."""
+
+PRECISION_UNSPECIFIED: Precision.ValueType  # 0
+"""EXACT."""
+PRECISION_EXACT: Precision.ValueType  # 1
+"""Within the tolerance of the parity gate, on every row."""
+PRECISION_INT8: Precision.ValueType  # 2
+"""Large matrix products in eight bits, where that costs less of the metric than its 95 % interval
+is wide; else EXACT. The manifest's candidates say what was measured.
+"""
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
+
 @_typing.final
 class Export(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -70,6 +98,7 @@ class Export(_message.Message):
     MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*/exports/*"""
     state: Global___ExportState.ValueType
@@ -80,6 +109,8 @@ class Export(_message.Message):
     artefact_sha256: _builtins.str
     """sha256 (hex) of the blobs; set when SUCCEEDED."""
     manifest_sha256: _builtins.str
+    precision: Global___Precision.ValueType
+    """As it was asked for."""
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
         """Set when REFUSED or FAILED."""
@@ -113,10 +144,11 @@ class Export(_message.Message):
         manifest_sha256: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        precision: Global___Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "measurement", b"measurement", "parity", b"parity", "problem", b"problem", "source", b"source", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact_sha256", b"artefact_sha256", "create_time", b"create_time", "manifest_sha256", b"manifest_sha256", "measurement", b"measurement", "name", b"name", "parity", b"parity", "problem", b"problem", "progress", b"progress", "source", b"source", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact_sha256", b"artefact_sha256", "create_time", b"create_time", "manifest_sha256", b"manifest_sha256", "measurement", b"measurement", "name", b"name", "parity", b"parity", "precision", b"precision", "problem", b"problem", "progress", b"progress", "source", b"source", "stage", b"stage", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,9 +285,11 @@ class CreateExportRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     parent: _builtins.str
     """tenants/*"""
+    precision: Global___Precision.ValueType
     @_builtins.property
     def source(self) -> _search_pb2.ModelSource:
         """As the model's own resource says it."""
@@ -266,10 +300,11 @@ class CreateExportRequest(_message.Message):
         request_id: _builtins.str = ...,
         parent: _builtins.str = ...,
         source: _search_pb2.ModelSource | None = ...,
+        precision: Global___Precision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "precision", b"precision", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
