@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from allotment_learn.averaging import average
 from allotment_learn.errors import GraphTooLarge
 from allotment_learn.features import Features
 from allotment_learn.folds import FoldModel, fit_fold, reads_dates
@@ -129,7 +130,7 @@ def source_predictions(task: TrialTask, table: Table, models: list[FoldModel]) -
     dates = reads_dates(task)
     features = Features.of(table, with_dates=dates)
     with threadpool_limits(limits=1):
-        return np.asarray(np.mean([model.predict(features) for model in models], axis=0))
+        return average([model.predict(features) for model in models], task.task)
 
 
 def assert_same(task: TrialTask, table: Table, graph: bytes, models: list[FoldModel]) -> None:

@@ -7,7 +7,7 @@ An .npz without pickled objects, to be read with `numpy.load(path, allow_pickle=
   missing).
 - `expected`: float64 [rows, classes], or [rows, 1] for regression: the predictions of the very
   objects
-  that the graph was written from, averaged over the folds in double precision.
+  that the graph was written from, averaged over the folds (`averaging`) in double precision.
 - `kind`: str [rows]: VALIDATION, MISSING, UNSEEN, THRESHOLD or EXTREME.
 - `row`: int64 [rows]: the row's place in the trial's table; -1 for a made row.
 """

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_learn import fold_files, metrics, splits
+from allotment_learn.averaging import average
 from allotment_learn.errors import DeadlineReached, NotANumber, TrainingRefused
 from allotment_learn.features import Features
 from allotment_learn.folds import LIBRARY_ERRORS, FoldModel, fit_fold, reads_dates
@@ -244,7 +245,5 @@ def _write_reference(
     rng = np.random.default_rng(task.seed)
     rows = reference_rows(task.table, validated, features.sources, models, rng)
     asked = Features.of(rows.table, with_dates=reads_dates(task))
-    total = models[0].predict(asked)
-    for model in models[1:]:
-        total = total + model.predict(asked)
-    write_reference(path, rows, total / float(len(models)))
+    together = average([model.predict(asked) for model in models], task.task)
+    write_reference(path, rows, together)

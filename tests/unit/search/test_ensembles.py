@@ -132,7 +132,7 @@ def test_where_models_are_averaged_only_strong_softening_is_left() -> None:
     logits = rng.normal(size=(3_000, 4)) * 1.5
     truth = (softmax(logits).cumsum(axis=1) > rng.random((3_000, 1))).argmax(axis=1)
     weights = np.ones(3_000)
-    slightly, strongly, too_soft = (softmax(logits * by) for by in (1.1, 3.0, 0.5))
+    slightly, strongly, too_soft = (softmax(logits * by) for by in (1.05, 3.0, 0.5))
     assert choose_temperature(slightly, truth, weights) is not None
     assert choose_temperature(slightly, truth, weights, averaged=True) is None
     softened = choose_temperature(strongly, truth, weights, averaged=True)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from allotment_learn.averaging import FLOOR
 from allotment_learn.errors import GraphTooLarge
 from allotment_learn.features import NumberSource
 from allotment_learn.folds import FoldModel
@@ -41,9 +42,7 @@ def write_graph(
         _write_fold(build, model, shared, body)
         for model, body in zip(models, _bodies(models), strict=True)
     ]
-    total = build.node("Sum", *predictions)
-    count = build.constant(float(len(models)))
-    build.node("Div", total, count, output=outputs[-1])
+    _write_average(build, predictions, task.task, outputs[-1])
     if task.task is not TaskKind.REGRESSION:
         best = build.node("ArgMax", outputs[-1], axis=1, keepdims=0)
         labels = build.strings(task.classes, [len(task.classes)])
@@ -64,6 +63,23 @@ def write_graph(
             f"{SIZE_LIMIT_BYTES // 10**6} MB are written; use fewer trees or larger leaves"
         )
     return written
+
+
+def _write_average(
+    build: GraphBuilder, predictions: Sequence[str], task: TaskKind, output: str
+) -> None:
+    """The same steps as `averaging.average`."""
+    if len(predictions) == 1:
+        build.node("Identity", predictions[0], output=output)
+        return
+    count = build.constant(float(len(predictions)))
+    if task is TaskKind.REGRESSION:
+        build.node("Div", build.node("Sum", *predictions), count, output=output)
+        return
+    floor = build.constant(FLOOR)
+    logs = [build.node("Log", build.node("Max", p, floor)) for p in predictions]
+    mean = build.node("Div", build.node("Sum", *logs), count)
+    build.node("Softmax", mean, axis=1, output=output)
 
 
 def _bodies(models: Sequence[FoldModel]) -> list[Body | None]:
