@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint test test-shared bench demo services test-services clean
+.PHONY: help install protos lint test test-shared bench demo services test-postgres test-services clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,11 @@ lint: $(VENV)/.dev ## formatting, lint, types, import contracts, buf, generated-
 
 test: $(VENV)/.dev ## all tests that need nothing but this machine
 	$(BIN)/pytest -n 2 --dist loadfile
+
+SERVED := controller_service controller_sessions allocator_service exporter_service dataset_uploads dataset_blobs dataset_imports
+
+test-postgres: $(VENV)/.dev ## the services' own tests over gRPC once more, on PostgreSQL in SQLite's place
+	$(BIN)/pytest -n 2 --dist loadfile -p allotment_testkit.on_postgres $(SERVED:%=tests/integration/test_%.py)
 
 test-services: $(VENV)/.dev ## the end-to-end tests against services in processes of their own (make services)
 	ALLOTMENT_TEST_FORM=services $(BIN)/pytest tests/e2e tests/integration/test_sdk_server.py -o timeout=240
