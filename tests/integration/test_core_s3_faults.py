@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from allotment_core.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from allotment_testkit.authority import Authority
 from allotment_testkit.blobs import all_of, chunks, sha256_of
 from allotment_testkit.local_system import free_port
 from allotment_testkit.s3 import S3Server, drop_bucket, unfinished_uploads
@@ -251,6 +253,27 @@ class TestBuckets:
             await all_of(other.read(blob.sha256))
         assert [each async for each in other.list()] == []
         await other.close()
+
+
+class TestTls:
+    async def test_the_authority_that_is_named_is_trusted_and_no_other(
+        self, s3_server: S3Server, s3_bucket: str, tmp_path: Path
+    ) -> None:
+        files = Authority().issue(tmp_path, "s3")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.certificate, files.key)
+        with faulty_s3(s3_server, context) as front:
+            trusted = front.server.config(s3_bucket, ca_file=files.ca)
+            store = S3BlobStore(trusted, tmp_path / "aside")
+            await store.open()
+            blob = await store.put(chunks(BIG))
+            assert await all_of(store.read(blob.sha256)) == BIG
+            await store.close()
+            store = S3BlobStore(front.server.config(s3_bucket, retries=0), tmp_path / "aside")
+            with pytest.raises(Unavailable) as caught:
+                await store.open()
+            await store.close()
+        assert caught.value.reason == "STORE_UNTRUSTED"
 
 
 class TestKeys:

@@ -1,6 +1,7 @@
 """What goes wrong between a client and an S3 server: a proxy that does it on request."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -67,8 +68,10 @@ class FaultyS3:
 
 
 @contextmanager
-def faulty_s3(server: S3Server) -> Iterator[FaultyS3]:
-    """A front on 127.0.0.1 that is gone at the end of the block."""
+def faulty_s3(server: S3Server, tls: ssl.SSLContext | None = None) -> Iterator[FaultyS3]:
+    """A front on 127.0.0.1, with TLS where a context is given, that is gone at the end of the
+    block.
+    """
     with urllib3.PoolManager(maxsize=16, retries=False, timeout=30.0) as pool:
 
         class Handler(_Handler):
@@ -78,7 +81,10 @@ def faulty_s3(server: S3Server) -> Iterator[FaultyS3]:
 
         listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         listener.daemon_threads = True
-        endpoint = f"http://127.0.0.1:{listener.server_address[1]}"
+        if tls is not None:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
+        scheme = "https" if tls else "http"
+        endpoint = f"{scheme}://127.0.0.1:{listener.server_address[1]}"
         Handler.front = FaultyS3(server=replace(server, endpoint=endpoint))
         thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
         thread.start()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
 from allotment_core.errors import AllotmentError, ResourceExhausted, Unavailable
 
