@@ -1,6 +1,6 @@
 """Kill -9 of each service, at random moments of running searches.
 
-    python -m bench.kills [--kills 20] [--budget 40] [--seed 0]
+    python -m bench.kills [--kills 20] [--budget 60] [--seed 0]
 
 Five services, a gateway and trainers in processes of their own, on PostgreSQL and an S3 server
 (`make services`). Searches run one after another; after each pause one of the targets is killed,
@@ -19,8 +19,8 @@ from pathlib import Path
 from allotment_testkit.kills import TARGETS, Tally, killed_search
 from allotment_testkit.services_system import services_system
 
-ROWS, COLUMNS = 3_000, 8
-PAUSE_S = (0.5, 7.0)
+ROWS, COLUMNS = 800, 6
+PAUSE_S = (0.5, 9.0)
 
 
 def write_rows(path: Path) -> None:
@@ -36,7 +36,7 @@ def write_rows(path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="of each target")
-    parser.add_argument("--budget", type=float, default=40.0, help="seconds of one search")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of one search")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
