@@ -100,6 +100,12 @@ def _told(error: Exception) -> AllotmentError:
     if isinstance(error, MinioException):
         what = code or f"HTTP status {_status(error) or 'unknown'}"
         return _unavailable("STORE_UNAVAILABLE", f"can't serve now ({what}); try again")
+    if isinstance(error, MaxRetryError) and isinstance(error.reason, SSLError):
+        return _unavailable(
+            "STORE_UNTRUSTED",
+            "shows a certificate that is not trusted; the server's administrator has to name the "
+            "file of its authority",
+        )
     return _unavailable("STORE_UNREACHABLE", f"does not answer ({type(error).__name__}); try again")
 
 
