@@ -21,6 +21,8 @@ from allotment_learn.task import Integers
 
 WORD_LIMIT = 256
 LINE_LIMIT = 3
+MOST_PIECES = (WORD_LIMIT + 1) * (LINE_LIMIT + 1)
+"""Of a cell."""
 LONGEST_TERM = 40
 _ROWS_AT_ONCE = 20_000
 _STRIPPED = ".,;:!?\"'()[]{}<>*_-`\u2026\u201c\u201d\u2018\u2019\u00ab\u00bb"

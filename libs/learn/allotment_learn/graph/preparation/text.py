@@ -1,9 +1,10 @@
 """Text columns as graphs: `words` and `preparation.text` with operators of the standard alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from onnx import TensorProto
 
 from allotment_learn.graph.builder import ML_DOMAIN, GraphBuilder
 from allotment_learn.preparation.text import (
@@ -15,17 +16,19 @@ from allotment_learn.preparation.text import (
     WordCounts,
 )
 from allotment_learn.task import Floats, Integers
-from allotment_learn.words import LINE_LIMIT, WORD_LIMIT, spellings
+from allotment_learn.words import LINE_LIMIT, MOST_PIECES, WORD_LIMIT, spellings
 
 Gram = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CountedText:
-    """Counts [N, entries] in double precision of everything that some fold counts."""
+    """Counts [N, entries] (floats, exact) of everything that some fold counts."""
 
     counts: str
     entries: tuple[Gram, ...]
+    written: dict[bool, tuple[str, str]] = field(default_factory=dict)
+    """What all folds share, by whether counts are taken as logarithms."""
 
     def places_of(self, vocabulary: Vocabulary) -> Integers:
         known = {gram: place for place, gram in enumerate(self.entries)}
@@ -57,7 +60,7 @@ def write_counts(
         pool_int64s=[terms[term] for gram in entries for term in gram],
     )
     ends = (build.constant(np.array([0])), build.constant(np.array([-1])))
-    return CountedText(build.double(build.node("Slice", counts, *ends)), entries)
+    return CountedText(build.node("Slice", counts, *ends), entries)
 
 
 def _pieces(build: GraphBuilder, cells: str) -> str:
@@ -97,10 +100,10 @@ def write_weights(
     """The block's part of the matrix; with weights [width, outputs] its product with them."""
     places = counted.places_of(block.vocabulary)
     if isinstance(block, WordCounts):
-        taken = build.node("Gather", counted.counts, build.constant(places), axis=1)
+        taken = build.double(build.node("Gather", counted.counts, build.constant(places), axis=1))
         return taken if weights is None else _times(build, taken, weights)
     if isinstance(block, Projected):
-        steps = _weighed(build, block.weighted, counted, places, block.axes * 1.0)
+        steps = _weighed(build, block.weighted, counted, places, block.axes)
         rounded = build.node("Round", build.node("Mul", steps, build.constant(GRID)))
         values = build.node("Div", rounded, build.constant(GRID))
         return values if weights is None else _times(build, values, weights)
@@ -112,28 +115,33 @@ def write_weights(
 def _weighed(
     build: GraphBuilder, block: TfIdf, counted: CountedText, places: Integers, weights: Floats
 ) -> str:
-    """Rows of length 1, times the weights; the sum first, the length after it."""
+    """Rows of length 1, times the weights: the sum first, then the length, so that what is as long
+    as the vocabulary is written once for all folds."""
     count = len(counted.entries)
-    idf, wide = np.zeros(count), np.zeros((count, weights.shape[1]))
-    idf[places], wide[places] = block.idf, weights
-    values = counted.counts
-    if block.sublinear:
-        one = build.constant(1.0)
-        there = build.node("Min", values, one)
-        values = build.node("Add", build.node("Log", build.node("Max", values, one)), there)
-    values = build.node("Mul", values, build.constant(idf))
-    axes = build.constant(np.array([1]))
-    squares = build.node("ReduceSum", build.node("Mul", values, values), axes, keepdims=1)
-    length = build.node("Sqrt", squares)
+    wide, squared_idf = np.zeros((count, weights.shape[1])), np.zeros((count, 1))
+    wide[places], squared_idf[places, 0] = block.idf[:, None] * weights, block.idf**2
+    values, squares = _values(build, counted, block.sublinear)
+    length = build.node("Sqrt", _times(build, squares, squared_idf))
     nothing = build.node("Equal", length, build.constant(0.0))
     safe = build.node("Where", nothing, build.constant(1.0), length)
     return build.node("Div", _times(build, values, wide), safe)
+
+
+def _values(build: GraphBuilder, counted: CountedText, sublinear: bool) -> tuple[str, str]:
+    """Counts, or 1 + their logarithms, and their squares."""
+    if sublinear not in counted.written:
+        values = counted.counts
+        if sublinear:
+            whole = np.arange(1, MOST_PIECES + 1)
+            table = build.constant(np.concatenate([[0.0], np.log(whole) + 1.0]))
+            values = build.node("Gather", table, build.node("Cast", values, to=TensorProto.INT32))
+        else:
+            values = build.double(values)
+        counted.written[sublinear] = (values, build.node("Mul", values, values))
+    return counted.written[sublinear]
 
 
 def _times(build: GraphBuilder, matrix: str, weights: Floats) -> str:
     # One column is scaled by one number, which onnxruntime would pull into a matrix product in
     # single precision.
     return build.node("MatMul" if len(weights) > 1 else "Mul", matrix, build.constant(weights))
-
-
-__all__ = ["CountedText", "write_counts", "write_weights"]
