@@ -206,6 +206,54 @@ async def test_export_that_agrees_leaves_artefact_and_manifest(bench: Bench) -> 
     assert not bench.left_behind()
 
 
+def _layered(rows: Rows, *, bounded: bool) -> tuple[bytes, bytes]:
+    """A graph whose last steps are products of matrices, and its reference."""
+    rng = np.random.default_rng(3)
+    first, second, third = rng.normal(size=(1, 40)), rng.normal(size=(40, 40)), np.ones((40, 1))
+    plain = regression_graph().graph
+    squash = "Tanh" if bounded else "Identity"
+    nodes = [
+        *list(plain.node)[:-1],
+        helper.make_node("Mul", ["score", "tenth"], ["small"]),
+        helper.make_node(squash, ["small"], ["squashed"]),
+        helper.make_node("MatMul", ["squashed", "first"], ["h1"]),
+        helper.make_node("MatMul", ["h1", "second"], ["h2"]),
+        helper.make_node("MatMul", ["h2", "third"], ["prediction"]),
+    ]
+    arrays = {"first": first, "second": second, "third": third, "tenth": np.array(0.1)}
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    made = model(
+        nodes, list(plain.output), [*plain.initializer, *constants], said("regression", ())
+    )
+    small = rows.scores * 0.1
+    expected = (np.tanh(small) if bounded else small) @ first @ second @ third
+    return made.SerializeToString(), rows.npz(expected)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+async def test_eight_bits_are_taken_where_the_metric_allows_them(
+    bench: Bench, bounded: bool
+) -> None:
+    source = bench.source(*_layered(Rows.made(), bounded=bounded), metrics={"rmse": 5.0})
+    async with bench.exporter() as stub:
+        request = pb.CreateExportRequest(
+            request_id="r1", parent=LOCAL, source=source, precision=pb.PRECISION_INT8
+        )
+        made = (await stub.CreateExport(request)).export
+        assert made.precision == pb.PRECISION_INT8
+        export = await ended(stub, made.name)
+    assert export.state == pb.EXPORT_STATE_SUCCEEDED, export.problem
+    manifest = json.loads(bench.blobs.blobs[f"{LOCAL}/blobs/{export.manifest_sha256}"])
+    artefact = bench.blobs.blobs[f"{LOCAL}/blobs/{export.artefact_sha256}"]
+    exact, other = manifest["candidates"]
+    # An input without bounds takes all steps for itself: the other rows fall into one of them.
+    assert (exact["chosen"], other["chosen"]) == (not bounded, bounded)
+    assert (other["metric_loss_at_most"] <= other["metric_loss_allowed"]) == bounded
+    assert (b"MatMulInteger" in artefact) == bounded
+    assert manifest["measurement"]["size_bytes"] == len(artefact)
+    assert manifest["files"]["model.onnx"]["sha256"] == export.artefact_sha256
+
+
 async def test_wrong_predictions_are_refused_with_the_rows(bench: Bench) -> None:
     rows = Rows.made()
     expected = rows.scores.copy()

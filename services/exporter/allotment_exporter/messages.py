@@ -1,5 +1,6 @@
 """Between the wire's messages and the domain."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 
@@ -13,6 +14,7 @@ from allotment_exporter.domain.exports import (
     Member,
     ModelSource,
     ParityReport,
+    Precision,
     Task,
 )
 
@@ -21,11 +23,18 @@ _TASKS = {
     table_pb2.TASK_TYPE_MULTICLASS: Task.MULTICLASS,
     table_pb2.TASK_TYPE_REGRESSION: Task.REGRESSION,
 }
+_PRECISIONS: Mapping[int, Precision] = {
+    pb.PRECISION_UNSPECIFIED: Precision.EXACT,
+    pb.PRECISION_EXACT: Precision.EXACT,
+    pb.PRECISION_INT8: Precision.INT8,
+}
 _TASK_TYPES = {task: number for number, task in _TASKS.items()}
 
 
-def to_source(message: search_pb2.ModelSource) -> ModelSource:
-    """Raises: InvalidArgument for a task or metric that this version does not know."""
+def to_source(message: search_pb2.ModelSource, precision: int = 0) -> ModelSource:
+    """Raises: InvalidArgument for a task, metric or precision that this version does not know."""
+    if precision not in _PRECISIONS:
+        raise _bad("precision", f"{precision} is not a precision; EXACT and INT8 are")
     task = _TASKS.get(message.task)
     if task is None:
         raise _bad(
@@ -61,6 +70,7 @@ def to_source(message: search_pb2.ModelSource) -> ModelSource:
             for member in message.members
         ),
         calibration=_to_calibration(message),
+        precision=_PRECISIONS[precision],
     )
 
 
@@ -116,6 +126,7 @@ def from_export(export: Export) -> pb.Export:
         source=from_source(export.source),
         artefact_sha256=export.artefact_sha256,
         manifest_sha256=export.manifest_sha256,
+        precision=pb.Precision.Value(f"PRECISION_{export.source.precision.value}"),
     )
     if export.problem is not None:
         message.problem.reason = export.problem.reason

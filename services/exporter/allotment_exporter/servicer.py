@@ -22,7 +22,7 @@ class ExportServicer:
     ) -> pb.CreateExportResponse:
         return await self._exporter.create(
             TenantName.parse(request.parent),
-            to_source(request.source),
+            to_source(request.source, request.precision),
             lambda export: pb.CreateExportResponse(export=from_export(export)),
         )
 

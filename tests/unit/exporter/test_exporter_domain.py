@@ -15,6 +15,8 @@ from allotment_exporter.domain.builds import (
     BuildJob,
     BuildLimits,
     Built,
+    Candidate,
+    Change,
     Failed,
     JobMember,
     Refused,
@@ -30,6 +32,7 @@ from allotment_exporter.domain.exports import (
     ModelSource,
     OffendingRow,
     ParityReport,
+    Precision,
     Problem,
     Stage,
     Task,
@@ -222,9 +225,29 @@ def test_manifest_of_an_ensemble_names_its_members() -> None:
     assert alone["calibration"] is None
 
 
+def test_manifest_compares_the_forms_that_were_measured() -> None:
+    assert json.loads(write_manifest(running(), BUILT, NOW))["candidates"] == []
+    change = Change(row_count=2000, labels_changed=0.5, divergence=9.0, distance=9.0)
+    candidate = Candidate(
+        precision=Precision.INT8,
+        artefact_sha256="c" * 64,
+        measurement=replace(BUILT.measurement, size_bytes=7),
+        change=change,
+    )
+    document = json.loads(write_manifest(running(), replace(BUILT, candidate=candidate), NOW))
+    exact, other = document["candidates"]
+    assert (exact["precision"], exact["chosen"]) == ("EXACT", True)
+    assert (other["precision"], other["chosen"]) == ("INT8", False)
+    assert other["measurement"]["size_bytes"] == 7
+    assert other["metric_loss_at_most"] > other["metric_loss_allowed"]
+
+
 def test_members_survive_the_wire() -> None:
     assert to_source(from_source(MIXED)) == MIXED
     assert to_source(from_source(SOURCE)) == SOURCE
+    assert to_source(from_source(SOURCE), 2).precision is Precision.INT8
+    with pytest.raises(InvalidArgument, match="EXACT and INT8"):
+        to_source(from_source(SOURCE), 77)
 
 
 def test_manifest_is_canonical_and_the_same_for_the_same_facts() -> None:
@@ -265,12 +288,20 @@ def test_lines_read_back_what_they_say() -> None:
         classes=("nein\n", "ja ☃"),
         target="y",
         limits=BuildLimits(memory_bytes=1, cpu_s=2, wall_s=3.5, measure_s=0.1, artefact_bytes=4),
+        precision=Precision.INT8,
     )
     assert lines.read_job(lines.job_line(job)) == job
     row = OffendingRow(row=1, kind="UNSEEN", cells={"x": "1"}, expected=(1.0,), actual=(-math.inf,))
     report = replace(PARITY, offending_row_count=1, offending_rows=(row,))
+    candidate = Candidate(
+        precision=Precision.INT8,
+        artefact_sha256="c" * 64,
+        measurement=BUILT.measurement,
+        change=Change(row_count=3, labels_changed=0.25, divergence=0.5),
+    )
     for outcome in (
         BUILT,
+        replace(BUILT, candidate=candidate),
         Refused(parity=report),
         Failed(problem=Problem(reason="R", message="m")),
     ):

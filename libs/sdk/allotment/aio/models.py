@@ -16,7 +16,7 @@ from allotment_api.exporter.v1 import exporter_pb2
 from allotment_api.exporter.v1.exporter_pb2_grpc import ExportServiceStub
 from allotment_api.search.v1 import search_pb2 as wire
 from allotment_api.search.v1.search_pb2_grpc import SearchServiceStub
-from allotment_core.errors import FailedPrecondition
+from allotment_core.errors import FailedPrecondition, InvalidArgument, clip
 
 
 class Models(Group):
@@ -114,12 +114,28 @@ class Exports(Group):
         self._stub = ExportServiceStub(connection.channel)
         self._search = SearchServiceStub(connection.channel)
 
-    async def create(self, model: str | Named) -> Export:
-        """Exports a model once more."""
+    async def create(self, model: str | Named, precision: str = "exact") -> Export:
+        """Exports a model once more. `precision`: exact, or int8 for large matrix products in eight
+        bits where the metric allows it; the manifest's candidates say what was measured.
+
+        Raises: InvalidArgument.
+        """
+        known = {
+            "exact": exporter_pb2.PRECISION_EXACT,
+            "int8": exporter_pb2.PRECISION_INT8,
+        }
+        if precision not in known:
+            raise InvalidArgument(
+                f"there is no precision '{clip(precision)}'; choose exact or int8",
+                reason="NO_SUCH_PRECISION",
+            )
         name = nested_name(model, "experiments", "models", self._tenant)
         got = await self._call(self._search.GetModel, wire.GetModelRequest(name=name))
         request = exporter_pb2.CreateExportRequest(
-            request_id=new_request_id(), parent=self._tenant, source=got.model.source
+            request_id=new_request_id(),
+            parent=self._tenant,
+            source=got.model.source,
+            precision=known[precision],
         )
         return convert.export((await self._call(self._stub.CreateExport, request)).export)
 

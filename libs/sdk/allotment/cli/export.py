@@ -59,11 +59,14 @@ def list_exports(as_json: JsonOption = False) -> None:
 def create(
     model: Annotated[str, typer.Argument(help="A model's name, EXPERIMENT/3, EXPERIMENT/best")],
     out: Annotated[Path | None, typer.Option(help="Folder for the artefact.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="exact, or int8: eight bits where the metric allows it.")
+    ] = "exact",
     as_json: JsonOption = False,
 ) -> None:
     """Export a model and wait for the result."""
     with connect() as client:
-        found = client.exports.create(model)
+        found = client.exports.create(model, precision)
         for change in client.exports.watch(found.name):
             found = change
         _print_export(found, as_json)

@@ -16,6 +16,7 @@ from allotment_exporter.domain.exports import (
     Measurement,
     Member,
     ModelSource,
+    Precision,
     Problem,
     Stage,
     Task,
@@ -58,7 +59,10 @@ def to_row(export: Export) -> dict[str, Any]:
         "state": export.state.value,
         "stage": export.stage.name,
         "start_count": export.start_count,
-        "source": json.dumps(asdict(export.source) | {"task": export.source.task.value}),
+        "source": json.dumps(
+            asdict(export.source)
+            | {"task": export.source.task.value, "precision": export.source.precision.value}
+        ),
         "problem": _text(export.problem),
         "parity": _text(export.parity),
         "measurement": _text(export.measurement),
@@ -76,6 +80,7 @@ def from_row(row: Mapping[str, Any]) -> Export:
         source[field] = tuple(source[field])
     # Rows of earlier versions have neither.
     source["members"] = tuple(Member(**member) for member in source.get("members", ()))
+    source["precision"] = Precision(source.get("precision", "EXACT"))
     calibration = source.get("calibration")
     source["calibration"] = Calibration(**calibration) if calibration else None
     return Export(

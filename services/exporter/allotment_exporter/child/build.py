@@ -11,13 +11,14 @@ import onnx
 import onnxruntime
 
 from allotment_core.errors import clip
+from allotment_exporter.child.candidates import int8_candidate
 from allotment_exporter.child.graphs import BadGraph, clean, read_graph, read_signature
 from allotment_exporter.child.measure import measure
 from allotment_exporter.child.merge import merge, mixed
 from allotment_exporter.child.parity import Artefact, BadAnswer, compare
 from allotment_exporter.child.references import BadReference, Reference, joined, read_reference
 from allotment_exporter.domain.builds import BuildJob, BuildOutcome, Built, Failed, Refused
-from allotment_exporter.domain.exports import Problem, Stage
+from allotment_exporter.domain.exports import Precision, Problem, Stage
 from allotment_exporter.domain.signatures import BadSignature, Signature, check_agreement
 
 MERGED_ROWS = 1_000
@@ -94,6 +95,9 @@ def _build(job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
     report(Stage.MEASURE)
     measurement = measure(artefact, reference.inputs, len(content), job.limits.measure_s)
     job.artefact.write_bytes(content)
+    candidate = None
+    if job.precision is Precision.INT8:
+        candidate = int8_candidate(content, artefact, reference, job, _session)
     return Built(
         artefact_sha256=hashlib.sha256(content).hexdigest(),
         signature=signature.document,
@@ -102,6 +106,7 @@ def _build(job: BuildJob, report: Callable[[Stage], None]) -> BuildOutcome:
         parity=parity,
         measurement=measurement,
         library_versions={name: _version(name) for name in ("numpy", "onnx", "onnxruntime")},
+        candidate=candidate,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from allotment_exporter.domain.exports import Measurement, ParityReport, Problem, Task
+from allotment_exporter.domain.exports import Measurement, ParityReport, Precision, Problem, Task
 
 PARITY_TOLERANCE = 1e-6
 """Of |artefact - source| / max(1, |source|)."""
@@ -46,11 +46,46 @@ class BuildJob:
     temperature: float = 1.0
     """Other than 1: probabilities become p^(1 / temperature), scaled to sum to 1."""
     tolerance: float = PARITY_TOLERANCE
+    precision: Precision = Precision.EXACT
+    """INT8: besides the artefact, a candidate in eight bits where there is anything to gain."""
+
+    @property
+    def candidate(self) -> Path:
+        """Where the candidate is written."""
+        return self.artefact.with_name("int8.onnx")
 
     @property
     def is_plain(self) -> bool:
         """One graph as it is."""
         return len(self.members) == 1 and self.temperature == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How the answers of a candidate differ from the exact artefact's, on validation rows."""
+
+    row_count: int
+    labels_changed: float
+    """Share of the rows; 0 in regression."""
+    divergence: float = 0.0
+    """Mean Kullback-Leibler divergence in nats: what the log loss rises by, were the exact
+    probabilities right."""
+    divergence_deviation: float = 0.0
+    """Standard deviation over the rows."""
+    loss_deviation: float = 0.0
+    """Of a row's log loss, were the exact probabilities right."""
+    distance: float = 0.0
+    """Root mean square; regression alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Another form of the artefact, written and measured, to be judged."""
+
+    precision: Precision
+    artefact_sha256: str
+    measurement: Measurement
+    change: Change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +99,7 @@ class Built:
     parity: ParityReport
     measurement: Measurement
     library_versions: Mapping[str, str]
+    candidate: Candidate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from allotment_exporter.domain.builds import (
     JobMember,
     Refused,
 )
+from allotment_exporter.domain.candidates import judge
 from allotment_exporter.domain.changes import Changes
 from allotment_exporter.domain.exports import Export, Member, ModelSource, Problem, Stage
 from allotment_exporter.domain.manifest import write_manifest
@@ -256,6 +257,7 @@ class Exporter:
                 target=source.target,
                 limits=self._limits.build,
                 temperature=source.calibration.temperature if source.calibration else 1.0,
+                precision=source.precision,
             )
             for member, files in zip(source.parts, job.members, strict=True):
                 files.graph.parent.mkdir()
@@ -271,11 +273,19 @@ class Exporter:
                 return self._at_now(partial(_refused, outcome))
             self._remember(source.parts)
             self._reached(export, Stage.STORE)
-            content = write_manifest(export, outcome, self._clock.now())
+            exact, candidate, chosen = outcome.measurement, outcome.candidate, job.artefact
+            if candidate is not None and judge(source, candidate).is_within:
+                chosen = job.candidate
+                outcome = replace(
+                    outcome,
+                    artefact_sha256=candidate.artefact_sha256,
+                    measurement=candidate.measurement,
+                )
+            content = write_manifest(export, outcome, self._clock.now(), exact)
             manifest = folder / "manifest.json"
             manifest.write_bytes(content)
             manifest_sha256 = hashlib.sha256(content).hexdigest()
-            await self._blobs.put(export.name, job.artefact, outcome.artefact_sha256)
+            await self._blobs.put(export.name, chosen, outcome.artefact_sha256)
             await self._blobs.put(export.name, manifest, manifest_sha256)
         return self._at_now(partial(_succeeded, outcome, manifest_sha256))
 

@@ -65,6 +65,13 @@ class Task(Enum):
     REGRESSION = "regression"
 
 
+class Precision(Enum):
+    """How exactly the artefact has to predict; the names are those of the wire."""
+
+    EXACT = "EXACT"
+    INT8 = "INT8"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why an export was refused or failed: a stable reason, and a text that says what to do."""
@@ -152,6 +159,8 @@ class ModelSource:
     members: tuple[Member, ...] = ()
     """The heaviest first; empty: the one graph above."""
     calibration: Calibration | None = None
+    precision: Precision = Precision.EXACT
+    """What was asked of the artefact."""
 
     @property
     def parts(self) -> tuple[Member, ...]:

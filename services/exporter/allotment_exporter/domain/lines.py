@@ -8,6 +8,7 @@ The server writes one line, the job. The process writes `{"ready": true}` once i
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from allotment_exporter.domain.builds import (
     BuildLimits,
     BuildOutcome,
     Built,
+    Candidate,
+    Change,
     Failed,
     JobMember,
     Refused,
@@ -24,6 +27,7 @@ from allotment_exporter.domain.exports import (
     Measurement,
     OffendingRow,
     ParityReport,
+    Precision,
     Problem,
     Stage,
     Task,
@@ -45,6 +49,7 @@ def job_line(job: BuildJob) -> bytes:
         ],
         "artefact": str(job.artefact),
         "task": job.task.value,
+        "precision": job.precision.value,
     }
     return _line(document)
 
@@ -64,6 +69,7 @@ def read_job(line: bytes) -> BuildJob:
         limits=BuildLimits(**document["limits"]),
         temperature=document["temperature"],
         tolerance=document["tolerance"],
+        precision=Precision(document["precision"]),
     )
 
 
@@ -79,7 +85,11 @@ def stage_line(stage: Stage) -> bytes:
 
 def outcome_line(outcome: BuildOutcome) -> bytes:
     """The last line of a build."""
-    return _line({_OUTCOMES[type(outcome)]: asdict(outcome)})
+    return _line({_OUTCOMES[type(outcome)]: asdict(outcome, dict_factory=_plain)})
+
+
+def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value.value if isinstance(value, Enum) else value for name, value in fields}
 
 
 def read_line(line: bytes) -> Stage | BuildOutcome | None:
@@ -115,6 +125,16 @@ def _built(content: Mapping[str, Any]) -> Built:
         parity=read_parity(content["parity"]),
         measurement=Measurement(**content["measurement"]),
         library_versions=dict(content["library_versions"]),
+        candidate=_candidate(content["candidate"]) if content.get("candidate") else None,
+    )
+
+
+def _candidate(content: Mapping[str, Any]) -> Candidate:
+    return Candidate(
+        precision=Precision(content["precision"]),
+        artefact_sha256=str(content["artefact_sha256"]),
+        measurement=Measurement(**content["measurement"]),
+        change=Change(**content["change"]),
     )
 
 

@@ -10,7 +10,14 @@ from dataclasses import asdict
 from datetime import datetime
 
 from allotment_exporter.domain.builds import Built
-from allotment_exporter.domain.exports import Export, ModelSource, ParityReport
+from allotment_exporter.domain.candidates import judge
+from allotment_exporter.domain.exports import (
+    Export,
+    Measurement,
+    ModelSource,
+    ParityReport,
+    Precision,
+)
 
 FORMAT_VERSION = 1
 MINIMUM_RUNTIME = "1.23"
@@ -18,8 +25,11 @@ MINIMUM_RUNTIME = "1.23"
 _Z95 = 1.959963984540054
 
 
-def write_manifest(export: Export, built: Built, now: datetime) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, UTF-8, a line end."""
+def write_manifest(
+    export: Export, built: Built, now: datetime, exact: Measurement | None = None
+) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8, a line end. `exact`: of the exact artefact,
+    where another one was chosen."""
     source = export.source
     document = {
         "format_version": FORMAT_VERSION,
@@ -51,13 +61,8 @@ def write_manifest(export: Export, built: Built, now: datetime) -> bytes:
         if source.calibration is None
         else {"method": "temperature", **asdict(source.calibration)},
         "parity": _parity(built.parity),
-        "measurement": {
-            "size_bytes": built.measurement.size_bytes,
-            "latency_p50_ms": _rounded(built.measurement.latency_p50_ms),
-            "latency_p95_ms": _rounded(built.measurement.latency_p95_ms),
-            "rows_per_s": _rounded(built.measurement.rows_per_s),
-            "threads": 1,
-        },
+        "measurement": _measurement(built.measurement),
+        "candidates": _candidates(source, built, exact or built.measurement),
         "dataset_version": source.dataset_version,
         "lineage": {
             "model": source.model,
@@ -104,6 +109,42 @@ def _parity(parity: ParityReport) -> Mapping[str, object]:
         "worst_difference": parity.worst_difference,
         "tolerance": parity.tolerance,
     }
+
+
+def _measurement(measured: Measurement) -> Mapping[str, object]:
+    return {
+        "size_bytes": measured.size_bytes,
+        "latency_p50_ms": _rounded(measured.latency_p50_ms),
+        "latency_p95_ms": _rounded(measured.latency_p95_ms),
+        "rows_per_s": _rounded(measured.rows_per_s),
+        "threads": 1,
+    }
+
+
+def _candidates(
+    source: ModelSource, built: Built, exact: Measurement
+) -> list[Mapping[str, object]]:
+    """The forms that were measured against each other; empty where there was the one alone."""
+    candidate = built.candidate
+    if candidate is None:
+        return []
+    verdict = judge(source, candidate)
+    plain = {
+        "precision": Precision.EXACT.value,
+        "chosen": not verdict.is_within,
+        "measurement": _measurement(exact),
+    }
+    other = {
+        "precision": candidate.precision.value,
+        "chosen": verdict.is_within,
+        "measurement": _measurement(candidate.measurement),
+        "metric_loss_at_most": _rounded(verdict.loss),
+        "metric_loss_allowed": _rounded(verdict.allowed),
+        "judged_by": verdict.metric,
+        "labels_changed": _rounded(candidate.change.labels_changed),
+        "rows": candidate.change.row_count,
+    }
+    return [plain, other]
 
 
 def _rounded(value: float) -> float:
