@@ -138,6 +138,7 @@ async def test_the_callers_deadline_is_the_services(
     error = await failure(get_tenant(through, timeout=0.3))
     assert isinstance(error, DeadlineExceeded)
     await asyncio.wait_for(stubs.tenants.left.wait(), 2.0)
+    assert 0 < stubs.tenants.time_left_s <= 0.3
 
 
 async def test_a_cancelled_stream_is_cancelled_at_the_service(

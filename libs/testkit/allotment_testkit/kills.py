@@ -83,7 +83,7 @@ def killed_search(
                 tally.kills[target] += _kill(system, target, rng)
         tally.searches += 1
         tally.words += [f"{name}: the client gave up: {e}" for e in failures]
-        _check(client, name, seen, folder, tally)
+        check_search(client, name, seen, folder, tally)
 
 
 def _kill(system: ServicesSystem, target: str, rng: random.Random) -> int:
@@ -98,9 +98,10 @@ def _kill(system: ServicesSystem, target: str, rng: random.Random) -> int:
     return 1
 
 
-def _check(
+def check_search(
     client: allotment.Client, name: str, seen: dict[str, Trial], folder: Path, tally: Tally
 ) -> None:
+    """Compares a search that has ended with the trials that were seen finished while it ran."""
     trials = list(client.experiments.trials(name))
     now = {trial.name: trial for trial in trials}
     experiment = client.experiments.get(name)

@@ -25,6 +25,8 @@ class StubTenants:
         self.pause_s = 0.0
         self.create_calls = 0
         self.public_keys: list[str] = []
+        self.time_left_s = 0.0
+        """What the caller of the last GetTenant allowed."""
         self.entered = asyncio.Event()
         """Set once a GetTenant has begun."""
         self.left = asyncio.Event()
@@ -45,8 +47,9 @@ class StubTenants:
 
         return await self.database.respond(insert, to_response)
 
-    async def GetTenant(self, request: Any, _context: Any) -> allocator_pb2.GetTenantResponse:
+    async def GetTenant(self, request: Any, context: Any) -> allocator_pb2.GetTenantResponse:
         self.entered.set()
+        self.time_left_s = context.time_remaining()
         self.left.clear()
         try:
             await asyncio.sleep(self.pause_s)
