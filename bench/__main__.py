@@ -12,6 +12,7 @@ SHORT_FORMS = (
     ("coordination", "--clients", "8", "--window-s", "4"),
     ("kills", "--kills", "1"),
     ("deadline", "--budget", "10", "--load", "both"),
+    ("halving", "--trials", "24", "--rows", "500"),
     ("quality", "--budget", "20s", "--seeds", "0"),
 )
 

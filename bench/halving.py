@@ -174,7 +174,7 @@ def main() -> int:
     stored = {}
     if arguments.curves is not None and arguments.curves.exists():
         stored = json.loads(arguments.curves.read_text())
-    names = arguments.sets.split(",") if arguments.sets else [e.name for e in tabular_sets()][:4]
+    names = arguments.sets.split(",") if arguments.sets else [e.name for e in tabular_sets()][:2]
     ratios = []
     for name in names:
         if name not in stored:
