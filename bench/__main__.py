@@ -8,6 +8,7 @@ SHORT_FORMS = (
     ("first_model", "--repeat", "3"),
     ("upload", "--size-mib", "64", "--repeat", "5"),
     ("writes", "--count", "1000", "--callers", "64"),
+    ("ensembles",),
     ("suggest", "--repeat", "100"),
     ("coordination", "--clients", "8", "--window-s", "4"),
     ("kills", "--kills", "1"),
