@@ -36,7 +36,7 @@ FIRST_SEGMENT_BYTES = 32 << 20
 """Bytes that the first stream carries; the next one goes on behind them, with as many as ..."""
 SEGMENT_S = 10.0
 """... take about this long, and never more than"""
-LARGEST_SEGMENT_BYTES = 4 << 30
+LARGEST_SEGMENT_BYTES = 1 << 30
 SEGMENT_DEADLINE_S = 120.0
 
 OnProgress = Callable[[Progress], None]
