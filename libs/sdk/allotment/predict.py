@@ -23,7 +23,7 @@ OnWarning = Callable[[str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """One input of the graph: which column it takes, and what that holds (numeric, categorical,
-    date).
+    date, text).
     """
 
     column: str

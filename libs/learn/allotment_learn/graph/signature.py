@@ -1,9 +1,9 @@
 """The signature that stands in a graph's metadata, so that model.onnx alone suffices.
 
 Canonical JSON: `version` 1; `inputs`: name, type (double or string), kind (numeric, categorical,
-date), for dates `date_format`, and `column` where the input can't have its column's name because an
-output has it; `outputs`: name and type; `task`; `classes` in the order of the probabilities;
-`target`; `reading`: missing_markers and decimal of the training file.
+date, text), for dates `date_format`, and `column` where the input can't have its column's name
+because an output has it; `outputs`: name and type; `task`; `classes` in the order of the
+probabilities; `target`; `reading`: missing_markers and decimal of the training file.
 """
 
 import json
