@@ -98,10 +98,29 @@ def test_a_client_waits_until_all_are_back(system: ServicesSystem, dataset: str)
         assert list(client.pools.list())
 
 
-def test_sigterm_ends_them_all(tmp_path: Path) -> None:
-    with services_system(tmp_path / "state") as started:
-        there = [psutil.Process(pid) for pid in started.process_ids]
-        assert len(there) > len(STARTED)
-        assert started.stop() == 0
-        _, left = psutil.wait_procs(there, timeout=5)
-        assert not left
+def test_an_upload_goes_on_when_those_who_take_it_die(
+    system: ServicesSystem, tmp_path: Path
+) -> None:
+    count = 400_000
+    rows = "a,b\n" + "".join(f"{i},{i % 7}.125\n" for i in range(count))
+    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
+    killed: list[str] = []
+
+    def notice(*_: object) -> None:
+        if not killed:
+            for name in ("dataset", "gateway"):
+                system.kill(name)
+                killed.append(name)
+
+    with system.client() as client:
+        assert client.upload(tmp_path / "rows.csv", progress=notice).row_count == count
+    assert killed
+
+
+def test_sigterm_ends_them_all(system: ServicesSystem) -> None:
+    """The last one: nothing serves any more."""
+    there = [psutil.Process(pid) for pid in system.process_ids]
+    assert len(there) > len(STARTED)
+    assert system.stop() == 0
+    _, left = psutil.wait_procs(there, timeout=5)
+    assert not left

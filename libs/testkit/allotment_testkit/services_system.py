@@ -106,10 +106,13 @@ class ServicesSystem:
     @property
     def process_ids(self) -> list[int]:
         """Every live process of the system, the keeper first."""
+        return [process.pid for process in self._processes()]
+
+    def _processes(self) -> list[psutil.Process]:
         assert self._process is not None
         try:
             keeper = psutil.Process(self._process.pid)
-            return [keeper.pid, *(each.pid for each in keeper.children(recursive=True))]
+            return [keeper, *keeper.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
 
@@ -148,16 +151,17 @@ class ServicesSystem:
         """Nothing is left after it, whatever state the system is in."""
         if self._process is None:
             return
-        left = self.process_ids
+        left = self._processes()
         try:
             self.stop()
         except subprocess.TimeoutExpired:
-            left = self.process_ids
+            left = self._processes()
             self._process.kill()
             self._process.wait()
-        for pid in left:
+        for process in left:
+            # Not one that has its id by now: psutil compares when they were started.
             with contextlib.suppress(psutil.NoSuchProcess):
-                psutil.Process(pid).kill()
+                process.kill()
 
 
 @contextmanager
