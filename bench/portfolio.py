@@ -199,6 +199,18 @@ def report(table: np.ndarray, default_count: int) -> None:
         print(f"{label:22}" + "".join(f"{v:8.3f}" for v in values))
 
 
+def learnt_about(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what no task here had columns for."""
+    raw = json.loads((TARGET.parent / f"{GRAMMAR.name}.json").read_text(encoding="utf-8"))
+    unseen = [
+        symbol
+        for name, nonterminal in raw["nonterminals"].items()
+        if nonterminal.get("needs", nonterminal.get("slot")) in ("date", "text")
+        for symbol in (name, *(f"{p}." for p in nonterminal["productions"]))
+    ]
+    return {s: v for s, v in choices.items() if not s.startswith(tuple(unseen))}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+")
@@ -219,7 +231,9 @@ def main() -> int:
     table = regrets(results)
     report(table, len(GRAMMAR.portfolio))
     order = [entries[place] for place in greedy(table, LENGTH)]
-    shipped = [{"family": f, "choices": json.loads(c)} for f, c in order if f != "constant"]
+    shipped = [
+        {"family": f, "choices": learnt_about(json.loads(c))} for f, c in order if f != "constant"
+    ]
     lines = ",\n".join("    " + json.dumps(e) for e in shipped)
     text = f'{{\n  "{GRAMMAR.name}": [\n{lines}\n  ]\n}}\n'
     if arguments.write:

@@ -200,7 +200,7 @@ def test_what_was_put_off_comes_back_when_worse_trials_arrive() -> None:
     search = Search(loss=lambda t: made_up(t) + (5.0 if t.number > 25 else 0.0)).run()
     came_back = [t for t in search.ledger.trials.values() if t.epoch > 1]
     assert came_back
-    assert all(made_up(t) < 0.5 and len(t.fold_scores) >= 3 for t in came_back)
+    assert all(made_up(t) < 0.55 and len(t.fold_scores) >= 3 for t in came_back)
     assert all(t.checkpoint_folds in (1, 3) for t in came_back)
 
 
@@ -244,6 +244,9 @@ def test_a_score_that_is_not_there_puts_nothing_off() -> None:
         [trial] = [t for t in search.ledger.trials.values() if t.is_out]
         search.train(trial.number)
     [trial] = [t for t in search.ledger.trials.values() if t.is_out]
+    while trial.checkpoint_folds or trial.family != "lightgbm":
+        search.train(trial.number)
+        [trial] = [t for t in search.ledger.trials.values() if t.is_out]
     after = search.tell_fold(trial.number, 1, None)
     assert after.state is TrialState.RUNNING
     assert after.cleared_folds == 1
