@@ -127,3 +127,34 @@ def test_a_default_outside_its_range_is_an_error() -> None:
     model["params"]["num_leaves"]["default"] = 1_000_000
     with pytest.raises(ValueError, match=r"lightgbm\.num_leaves"):
         Grammar.read(json.dumps(broken))
+
+
+PROSE = TaskShape(task="binary", row_count=5_000, numeric_count=0, text_count=1)
+PLAIN = TaskShape(task="binary", row_count=5_000, numeric_count=4, category_count=3)
+
+
+def test_defaults_about_columns_that_are_not_there_do_not_fit() -> None:
+    assert GRAMMAR.default_fits("linear", "text", PROSE)
+    assert not GRAMMAR.default_fits("linear", "text", PLAIN)
+    assert GRAMMAR.default_fits("lightgbm", "target", PLAIN)
+    assert not GRAMMAR.default_fits("lightgbm", "target", PROSE)
+
+
+def test_what_a_task_has_no_columns_for_is_the_same_in_all_derivations() -> None:
+    drawn = [GRAMMAR.derive(np.random.default_rng(seed), "lightgbm", PROSE) for seed in range(30)]
+    for derivation in [*drawn, GRAMMAR.default("lightgbm", "target", PROSE)]:
+        components = GRAMMAR.resolve(derivation).components
+        assert components["category"].name == "ordinal"
+        assert components["pairs"].name == components["crosses"].name == "none"
+    assert {GRAMMAR.resolve(d).components["text"].name for d in drawn} == {"words", "svd", "drop"}
+
+
+def test_components_have_their_share_of_the_cost() -> None:
+    base = GRAMMAR.default("lightgbm", "text", PROSE)
+    without = tuple(
+        Choice(c.symbol, "drop" if c.symbol == "DenseText" else c.value)
+        for c in base
+        if not c.symbol.startswith("words.")
+    )
+    assert GRAMMAR.cost_s(base, PROSE) > 1.5 * GRAMMAR.cost_s(without, PROSE)
+    assert GRAMMAR.cost_s(without, PLAIN) == GRAMMAR.cost_s(base, PLAIN)
