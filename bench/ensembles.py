@@ -1,8 +1,8 @@
 """`python -m bench.ensembles`: how long the controller computes after a trial.
 
 Selection of an ensemble among 50 candidates and the choice of its temperature, on made-up
-predictions; beside it what scoring the 50 candidates once takes. Ends with 1 when the log loss of the
-default size takes more than 0.5 s of processor time.
+predictions; beside it what scoring the 50 candidates once takes. Ends with 1 when the log loss of
+the default size takes more than 0.5 s of processor time.
 """
 
 import argparse

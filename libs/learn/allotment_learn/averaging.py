@@ -2,8 +2,7 @@
 
 Probabilities are averaged by their logarithms, then scaled to sum to 1. As with the plain mean the
 log loss is at most the mean of the folds' losses (the scale is at most 1), but a confidence that
-the folds share is kept: on rows that no fold saw, calibrated ensembles of default pipelines lost
-0.3 to 27 % less log loss on four sets.
+the folds share is kept.
 """
 
 from collections.abc import Sequence
