@@ -68,6 +68,7 @@ def main() -> int:
             print(f"left alone: {alone.finished} trials", flush=True)
             began = time.monotonic()
             while left():
+                before = len(tally.words)
                 search(tally, left)
                 kills = " ".join(f"{each} {tally.kills[each]}" for each in TARGETS)
                 print(
@@ -75,7 +76,9 @@ def main() -> int:
                     f"{tally.finished} trials, killed: {kills}",
                     flush=True,
                 )
-    for word in alone.words + tally.words:
+                for word in tally.words[before:]:
+                    print(word, flush=True)
+    for word in alone.words:
         print(word)
     per_search = tally.finished / tally.searches
     print(
