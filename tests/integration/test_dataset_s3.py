@@ -49,12 +49,18 @@ def settings(server: S3Server, bucket: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def client(front: FaultyS3, s3_bucket: str, tmp_path: Path) -> AsyncIterator[DatasetClient]:
+    given = settings(front.server, s3_bucket)
+    async with dataset_service(tmp_path, s3_answer_s=5.0, **given) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def collecting_client(
+    s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> AsyncIterator[DatasetClient]:
+    given = settings(s3_server, s3_bucket)
     async with dataset_service(
-        tmp_path,
-        collect_grace_s=0.5,
-        collect_every_s=0.05,
-        s3_answer_s=5.0,
-        **settings(front.server, s3_bucket),
+        tmp_path, collect_grace_s=1.0, collect_every_s=0.05, **given
     ) as opened:
         yield opened
 
@@ -80,8 +86,9 @@ async def refused(call: Any) -> AllotmentError:
 
 
 async def test_a_file_becomes_rows_grows_and_goes(
-    client: DatasetClient, stored: Callable[[], set[str]], tmp_path: Path
+    collecting_client: DatasetClient, stored: Callable[[], set[str]], tmp_path: Path
 ) -> None:
+    client = collecting_client
     first = await client.imported(b"a,b\n1,x\n2,y\n", "d")
     second = await client.imported(b"a,b\n3,z\n", "d", append=True)
     assert second.table.row_count == 3
