@@ -1,6 +1,7 @@
 """Trainer sessions: who may open one, and what silence means."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,26 @@ async def test_a_session_begins_with_a_hello(world: SearchWorld) -> None:
         heartbeat = pb.OpenSessionRequest(heartbeat=pb.Heartbeat())
         error = await failure(open_session(world, lease, 1, [heartbeat]))
         assert error.kind.name in ("INVALID_ARGUMENT", "PERMISSION_DENIED")
+
+
+async def test_a_trial_that_only_a_heartbeat_names_keeps_its_trainer(world: SearchWorld) -> None:
+    """Its assignment was under way when the Hello was written: no other one comes beside it."""
+    async with world.controller() as stub:
+        await create(stub, spec(trial_count=3))
+        lease = await leased(world)
+        async with asyncio.timeout(10):
+            async for response in open_session(world, lease, 1, [hello(lease)]):
+                if response.HasField("assignment"):
+                    assignment = response.assignment
+                    break
+        running = pb.RunningTrial(trial=assignment.trial, trial_epoch=assignment.trial_epoch)
+        heartbeat = pb.OpenSessionRequest(heartbeat=pb.Heartbeat(running=[running]))
+        said = [hello(lease), heartbeat, heartbeat]
+        answers = []
+        with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
+            async with asyncio.timeout(2):
+                async for response in open_session(world, lease, 1, said):
+                    answers.append(str(response.WhichOneof("message")))
+        assert answers.count("acknowledgement") >= 2
+        assert "assignment" not in answers
+        assert [t.epoch for t in await all_trials(stub, NAME)] == [1]

@@ -78,6 +78,7 @@ class Bench:
         )
         seat = Seat(hello, NAME)
         seat.connect()
+        seat.unsure = False
         return seat
 
     def step(self, alter: Any = lambda edit, effects: None) -> Effects:

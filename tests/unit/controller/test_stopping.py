@@ -55,6 +55,7 @@ class Search:
         )
         self.seat = Seat(hello, NAME)
         self.seat.connect()
+        self.seat.unsure = False
         self.fitted_folds = 0
 
     def _plan(self, trial_count: int = 40, **wish: Any) -> Any:

@@ -234,8 +234,9 @@ class Conductor:
             return
         seat.unsure = False
         self._misses.pop(seat.key, None)
-        if missing:
-            seat.busy = None
+        if missing or busy is None:
+            mine = {RunningTrial(t.name, t.epoch) for t in self._out_at(seat)}
+            seat.busy = next((r for r in heartbeat.running if r in mine), None)
 
         def alter(edit: Edit, effects: Effects) -> None:
             for trial in edit.open_trials():

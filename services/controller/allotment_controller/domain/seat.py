@@ -87,10 +87,12 @@ class Seat:
         self.library_versions = dict(hello.library_versions)
 
     def connect(self) -> Line:
-        """A line for a new stream; the one before, if any, ends."""
+        """A line for a new stream; the one before, if any, ends. It gets no work before it is known
+        what the trainer has in its hands."""
         if self.line is not None:
             self.line.close()
         self.line = Line()
+        self.unsure = True
         self.away_since = None
         return self.line
 
