@@ -385,6 +385,14 @@ def test_the_end_waits_for_the_last_ensemble_until_the_deadline_only() -> None:
     assert bench.ledger.experiment.best_model == 1
 
 
+def test_who_cancels_does_not_wait_for_an_ensemble() -> None:
+    bench = mixing_bench(trial_count=5)
+    bench.step(lambda e, f: begin_finish(e, f, ExperimentState.CANCELLED, "CANCELLED"))
+    assert [m.is_trial for m in bench.ledger.models.values()] == [True, True]
+    bench.export(2)
+    assert bench.state() is ExperimentState.CANCELLED
+
+
 def test_a_refused_ensemble_is_forgotten() -> None:
     bench = mixing_bench(trial_count=5)
     mixed(bench, 0.4)

@@ -267,7 +267,9 @@ class Edit:
 
     @property
     def mix_is_due(self) -> bool:
-        """An ensemble is about to be computed."""
+        """An ensemble is about to be computed; not for who cancels: that is to end now."""
+        if self.experiment.ends_as is ExperimentState.CANCELLED:
+            return False
         finishing = self.experiment.state is ExperimentState.FINISHING
         return mix_is_due(self.ledger.mix, self.success_count, finishing=finishing)
 

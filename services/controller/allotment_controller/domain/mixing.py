@@ -93,7 +93,8 @@ class Mixing:
         ledger = self._ledger()
         count = ledger.success_count
         state = ledger.mix
-        if ledger.experiment.ended or not mix_is_due(state, count, finishing=_finishing(ledger)):
+        over = ledger.experiment.ended or ledger.experiment.ends_as is ExperimentState.CANCELLED
+        if over or not mix_is_due(state, count, finishing=_finishing(ledger)):
             return 0
         if ledger.experiment.plan.deadline is not None or state.fresh:
             return count
