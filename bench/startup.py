@@ -54,6 +54,9 @@ def free_port() -> int:
 
 def environment(service: str, folder: Path, port: int) -> dict[str, str]:
     """The settings of one service alone, on an empty folder."""
+    address = {"ALLOTMENT_SERVE_ADDRESS": f"127.0.0.1:{port}"}
+    if service == "gateway":
+        return address
     signer = TokenSigner(load_or_create_key(folder / "key.pem"))
     (folder / "public.pem").write_bytes(signer.public_key_pem)
     (folder / "token").write_text("unused", encoding="utf-8")
@@ -67,7 +70,7 @@ def environment(service: str, folder: Path, port: int) -> dict[str, str]:
     return {
         **{f"ALLOTMENT_{service.upper()}_{name}": value for name, value in own.items()},
         **{f"ALLOTMENT_SERVE_{name}": value for name, value in serve.items()},
-        "ALLOTMENT_SERVE_ADDRESS": f"127.0.0.1:{port}",
+        **address,
     }
 
 
@@ -129,7 +132,7 @@ def main() -> int:
     baseline_s = median([sys.executable, "-c", EMPTY_SERVER, "ADDRESS"], "baseline")
     print(f"{'empty server':12} {baseline_s:.3f} s")
     slowest_s = 0.0
-    for service in ("dataset", "controller", "allocator", "exporter"):
+    for service in ("dataset", "controller", "allocator", "exporter", "gateway"):
         median_s = median([sys.executable, "-m", f"allotment_{service}"], service)
         slowest_s = max(slowest_s, median_s)
         print(f"{service:12} {median_s:.3f} s  ratio {median_s / baseline_s:.2f}", flush=True)
