@@ -147,14 +147,17 @@ async def test_a_trial_that_only_a_heartbeat_names_keeps_its_trainer(world: Sear
     async with world.controller() as stub:
         await create(stub, spec(trial_count=3))
         lease = await leased(world)
+        greeting = hello(lease)
+        greeting.hello.families.add(family="families/linear", available=True)
+        greeting.hello.families.add(family="families/lightgbm", available=True)
         async with asyncio.timeout(10):
-            async for response in open_session(world, lease, 1, [hello(lease)]):
+            async for response in open_session(world, lease, 1, [greeting]):
                 if response.HasField("assignment"):
                     assignment = response.assignment
                     break
         running = pb.RunningTrial(trial=assignment.trial, trial_epoch=assignment.trial_epoch)
         heartbeat = pb.OpenSessionRequest(heartbeat=pb.Heartbeat(running=[running]))
-        said = [hello(lease), heartbeat, heartbeat]
+        said = [greeting, heartbeat, heartbeat]
         answers = []
         with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
             async with asyncio.timeout(2):
