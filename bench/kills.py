@@ -49,7 +49,10 @@ def main() -> int:
                 dataset = client.upload(folder / "rows.csv", target_hint="y").name
 
             def left() -> list[str]:
-                return [each for each in TARGETS if tally.kills[each] < arguments.kills]
+                """Every kill that is still to come: one drawn from them is as from a bag."""
+                return [
+                    each for each in TARGETS for _ in range(arguments.kills - tally.kills[each])
+                ]
 
             def search(into: Tally, targets: Callable[[], Sequence[str]]) -> None:
                 killed_search(
