@@ -20,7 +20,7 @@ pytestmark = [
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*ALLOTMENT, "run", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [ALLOTMENT, "run", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
 
 
