@@ -64,7 +64,7 @@ async def test_it_trains_what_a_longer_search_would_have_trained(tmp_path: Path)
         folder = tmp_path / str(len(parts))
         folder.mkdir()
         async with SearchWorld(folder).open() as world, world.controller() as stub:
-            await create(stub, spec(trial_count=parts[0]))
+            await create(stub, spec(trial_count=parts[0], without_early_stopping=True))
             await ended(stub, NAME)
             for number, more in enumerate(parts[1:]):
                 await stub.ResumeExperiment(resume(trials=more, request_id=f"r{number}"))

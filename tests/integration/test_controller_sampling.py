@@ -76,10 +76,10 @@ def chosen_again(ledger: Ledger, number: int) -> Derivation:
 
 @pytest.mark.parametrize("slots", [1, 3])
 async def test_the_journal_shows_every_decision_again(tmp_path: Path, slots: int) -> None:
-    ledger = await searched(tmp_path / "a", slots, 34, smooth)
+    ledger = await searched(tmp_path / "a", slots, 40, smooth)
     origins = [ledger.trials[n].origin for n in sorted(ledger.trials)]
     assert {"CONSTANT", "DEFAULT", "TPE"} <= set(origins)
-    assert origins.count("TPE") >= 8
+    assert origins.count("TPE") >= 4
     for number, trial in ledger.trials.items():
         assert chosen_again(ledger, number) == trial.derivation, (number, trial.origin)
 

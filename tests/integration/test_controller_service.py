@@ -84,7 +84,7 @@ async def test_repeated_and_reordered_reports_count_once(world: SearchWorld) -> 
 async def test_a_lost_acknowledgement_loses_and_doubles_nothing(world: SearchWorld) -> None:
     world.manners.break_after = {1, 2, 3, 5, 8}
     async with world.controller() as stub:
-        await create(stub, spec(trial_count=10))
+        await create(stub, spec(trial_count=10, without_early_stopping=True))
         end = await ended(stub, NAME)
         assert end.finished_trial_count == 10
         trials = await all_trials(stub, NAME)
@@ -95,7 +95,7 @@ async def test_a_lost_acknowledgement_loses_and_doubles_nothing(world: SearchWor
 async def test_a_restarted_controller_goes_on(world: SearchWorld) -> None:
     world.manners.train_s = 0.08
     async with world.controller() as stub:
-        await create(stub, spec(trial_count=12))
+        await create(stub, spec(trial_count=12, without_early_stopping=True))
         await _until(lambda: sum(len(t.assignments) for t in world.trainers) >= 4)
     async with world.controller() as stub:
         await _until(lambda: sum(len(t.assignments) for t in world.trainers) >= 8)

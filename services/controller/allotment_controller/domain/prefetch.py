@@ -61,7 +61,7 @@ class Prefetch:
             return
         left_s = seconds_left(plan, now, training_ends)
         self._task = asyncio.get_running_loop().create_task(
-            self._fetch(ledger, families, count, left_s)
+            self._fetch(ledger, families, count, left_s, one_slot=_slots(ledger, slot_count) == 1)
         )
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Prefetch:
         experiment = ledger.experiment
         if experiment.state is not ExperimentState.RUNNING:
             return 0
-        slots = experiment.plan.spec.max_parallel_trials or max(1, slot_count)
+        slots = _slots(ledger, slot_count)
         spare = min(_SPARE_LIMIT, (slots + 1) // 2)
         wanted = 1 if slots == 1 else missing + spare
         limit = experiment.plan.spec.budget.trial_count
@@ -90,17 +90,26 @@ class Prefetch:
         return False
 
     async def _fetch(
-        self, ledger: Ledger, families: frozenset[str], count: int, left_s: float | None
+        self,
+        ledger: Ledger,
+        families: frozenset[str],
+        count: int,
+        left_s: float | None,
+        *,
+        one_slot: bool,
     ) -> None:
         try:
             experiment = ledger.experiment
-            question = ask(ledger, self._grammar, families, count, left_s)
+            question = ask(ledger, self._grammar, families, count, left_s, one_slot=one_slot)
+            newest = ledger.trials[len(ledger.history)]
+            hides = one_slot and not newest.is_open
+            revision = newest.revision - 1 if hides else experiment.revision
             proposals = await self._sampling.proposals(str(experiment.name), question)
             if not proposals:
                 self._dry_at = len(ledger.history)
             for place, proposal in enumerate(proposals):
                 basis = Basis(
-                    revision=experiment.revision,
+                    revision=revision,
                     trial_count=len(question.history),
                     place=place,
                     families=tuple(sorted(families)),
@@ -110,3 +119,7 @@ class Prefetch:
         finally:
             self._task = None
         self._wake()
+
+
+def _slots(ledger: Ledger, slot_count: int) -> int:
+    return ledger.experiment.plan.spec.max_parallel_trials or max(1, slot_count)

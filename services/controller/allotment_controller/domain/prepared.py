@@ -53,15 +53,25 @@ class Question:
 
 
 def ask(
-    ledger: Ledger, grammar: Grammar, families: Iterable[str], count: int, left_s: float | None
+    ledger: Ledger,
+    grammar: Grammar,
+    families: Iterable[str],
+    count: int,
+    left_s: float | None,
+    *,
+    one_slot: bool,
 ) -> Question:
-    """The question as of the ledger's revision."""
+    """The question as of the ledger's revision.
+
+    With ``one_slot`` the newest trial counts as pending even if it has ended: then it does not
+    matter whether the question comes while it runs, or when a search goes on later.
+    """
     plan = ledger.experiment.plan
     return Question(
         grammar=grammar,
         shape=plan.shape,
         families=frozenset(families),
-        history=ledger.history.view(),
+        history=ledger.history.view(unseen=len(ledger.history) if one_slot else 0),
         count=count,
         seed=plan.spec.seed,
         timings=tuple(ledger.timings),
