@@ -57,7 +57,7 @@ def _joint(left: CrossSide, right: CrossSide, features: Features) -> Integers:
 
 
 def fit_crosses(component: Component, labelled: Labelled) -> list[tuple[Cross, Floats]]:
-    """`none`, or `crosses`: the `count` crosses that say more of the target out of fold than each of
+    """`none`, or `crosses`: the `count` ones that say more of the target out of fold than each of
     their two columns. With the training rows' part of the matrix."""
     if component.name == "none":
         return []
