@@ -14,7 +14,9 @@ TRIALS = 40
 
 def world_in(folder: Path, fold_count: int = 8) -> SearchWorld:
     folder.mkdir(exist_ok=True)
-    world = SearchWorld(folder, early_stopping_saving_s=0.0, early_stopping_grace=4)
+    world = SearchWorld(
+        folder, early_stopping_saving_s=0.0, early_stopping_grace=4, sampler="random"
+    )
     world.manners.fold_count = fold_count
     world.manners.score = _late_ones_are_bad
     return world
@@ -76,6 +78,7 @@ async def test_trials_that_others_beat_are_put_off_and_some_come_back(tmp_path: 
     assert all(a.checkpoint_sha256 for a in again)
     assert all(1 not in a.rungs for a in again), "they are not judged again where they were"
     assert {s.reason for s in stops} == {"NO_POTENTIAL"}
+    assert any(owner.startswith(f"{NAME}/checkpoints/") for owner in world.blobs.released)
 
 
 async def test_a_controller_that_is_killed_puts_the_same_trials_off(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from allotment_api.search.v1 import search_pb2
 from allotment_api.trainer.v1 import session_pb2 as pb
 from allotment_testkit.rpc import Network
 from allotment_testkit.trainer_stage import LEASE, TRIALS, HostProcess, Stage, assignment, staged
+from allotment_trainer import checkpoints
 from allotment_trainer.processes.preload import ENVIRONMENT
 
 TRICKY = (sys.executable, str(Path(__file__).with_name("trainer_tricky_host.py")))
@@ -292,7 +293,7 @@ async def test_a_trial_that_is_put_off_leaves_its_folds_and_goes_on_from_them(
     failure = await _put_off(stage, "NO_POTENTIAL")
     assert failure.cause == search_pb2.ATTEMPT_CAUSE_PAUSED
     assert failure.checkpoint_folds == 1
-    [held] = stage.blobs.holds[f"{T1}/checkpoints/folds"]
+    [held] = stage.blobs.holds[checkpoints.owner_of(T1)]
     assert held.endswith(failure.checkpoint_sha256)
     again = assignment("2", [("trick", "folds")])
     again.checkpoint_sha256 = failure.checkpoint_sha256
@@ -315,7 +316,7 @@ async def test_a_cancelled_trial_leaves_nothing(stage: Stage, host: HostProcess)
     host.order("start", **stage.start())
     failure = await _put_off(stage, "CANCELLED")
     assert (failure.checkpoint_sha256, failure.checkpoint_folds) == ("", 0)
-    assert f"{T1}/checkpoints/folds" not in stage.blobs.holds
+    assert checkpoints.owner_of(T1) not in stage.blobs.holds
 
 
 async def test_a_checkpoint_that_is_gone_costs_no_trial(stage: Stage, host: HostProcess) -> None:

@@ -256,6 +256,31 @@ class TrialName(ResourceName):
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class CheckpointName(ResourceName):
+    """What holds the fitted folds of a trial that has not ended; its id is the trial's."""
+
+    experiment: ExperimentName
+    trial_id: str
+
+    PATTERN: ClassVar[str] = "tenants/*/experiments/*/checkpoints/*"
+    PARENT: ClassVar[type[ResourceName] | None] = ExperimentName
+
+    def __post_init__(self) -> None:
+        check_id(self.trial_id, "trial_id")
+
+    @property
+    def parent(self) -> ExperimentName:
+        return self.experiment
+
+    @property
+    def tenant(self) -> TenantName:
+        return self.experiment.tenant
+
+    def __str__(self) -> str:
+        return f"{self.experiment}/checkpoints/{self.trial_id}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ModelName(ResourceName):
     experiment: ExperimentName
     model_id: str
@@ -356,6 +381,7 @@ TenantResource = (
     | BlobName
     | ExperimentName
     | TrialName
+    | CheckpointName
     | ModelName
     | ExportName
     | LeaseName
@@ -371,6 +397,7 @@ TENANT_RESOURCES: tuple[type[TenantResource], ...] = (
     BlobName,
     ExperimentName,
     TrialName,
+    CheckpointName,
     ModelName,
     ExportName,
     LeaseName,

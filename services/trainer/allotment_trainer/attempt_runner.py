@@ -127,7 +127,7 @@ class AttemptRunner:
                 archive = await asyncio.to_thread(checkpoints.pack, folder)
                 if archive is None:
                     return Kept()
-                owner = f"{job.trial}/{checkpoints.OWNER}"
+                owner = checkpoints.owner_of(job.trial)
                 return Kept(await self._blobs.put(archive, owner), checkpoints.count(folder))
         except (AllotmentError, TimeoutError, OSError) as error:
             log.info("checkpoint not kept", extra={"trial": job.trial, "error": str(error)})

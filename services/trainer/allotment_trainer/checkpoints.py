@@ -6,15 +6,21 @@ The archive's bytes depend on its files alone: the same folds are the same blob.
 import zipfile
 from pathlib import Path
 
+from allotment_core.names import CheckpointName, TrialName
+
 FOLDS_DIR = "folds"
 """Within a trial's folder: what `allotment_learn` keeps of each fitted fold."""
 ARCHIVE_FILE = "checkpoint.zip"
-OWNER = "checkpoints/folds"
-"""Below the trial's name: what holds the archive."""
 ARCHIVE_LIMIT_BYTES = 1 << 30
 """What is larger takes longer to store than to fit again."""
 _LONGEST_NAME = 100
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def owner_of(trial: str) -> str:
+    """What holds a trial's archive: it goes before the trial does."""
+    name = TrialName.parse(trial)
+    return str(CheckpointName(name.experiment, name.trial_id))
 
 
 def pack(folder: Path) -> Path | None:

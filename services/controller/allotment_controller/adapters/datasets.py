@@ -13,6 +13,7 @@ from allotment_controller.domain.task import TaskType
 from allotment_core.errors import DataLoss, OutOfRange
 from allotment_core.names import (
     BlobName,
+    CheckpointName,
     ExperimentName,
     ModelName,
     TenantName,
@@ -108,7 +109,7 @@ class GrpcDatasets:
         await self._release(str(owner))
 
     async def release_checkpoints(self, trial: TrialName) -> None:
-        await self._release(f"{trial}/checkpoints/folds")
+        await self._release(str(CheckpointName(trial.experiment, trial.trial_id)))
 
     async def _release(self, owner: str) -> None:
         request = blob_pb2.ReleaseBlobsRequest(request_id=uuid.uuid4().hex, owner=owner)

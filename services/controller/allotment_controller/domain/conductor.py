@@ -382,7 +382,10 @@ class Conductor:
             try:
                 await self._around.datasets.release_checkpoints(trial.name)
             except AllotmentError as e:
-                log.info("checkpoints kept", extra={"trial": str(trial.name), "reason": e.reason})
+                log.info(
+                    "checkpoints kept",
+                    extra={"trial": str(trial.name), "reason": e.reason, "error": e.message},
+                )
 
         task = asyncio.get_running_loop().create_task(release())
         self._releases.add(task)

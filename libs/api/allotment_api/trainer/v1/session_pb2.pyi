@@ -411,7 +411,7 @@ class TrialFailure(_message.Message):
     log_tail: _builtins.str
     """At most 4 KiB."""
     checkpoint_sha256: _builtins.str
-    """PREEMPTED and PAUSED alone: a blob of the fitted folds, put under {trial}/checkpoints/folds before this message.
+    """PREEMPTED and PAUSED alone: a blob of the fitted folds, put under experiments/*/checkpoints/{trial number} before this message.
     An Assignment that names it goes on after them. Empty: nothing worth keeping. It is taken of any epoch.
     """
     checkpoint_folds: _builtins.int
