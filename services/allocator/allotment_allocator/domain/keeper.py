@@ -109,7 +109,7 @@ class Keeper:
         )
         if not due:
             decision = await self._desk.preview()
-            due = bool(decision.grants or decision.revocations)
+            due = bool(decision.grants or decision.moves or decision.revocations)
             if not due:
                 self._board.explain_queue(decision.waits)
         if due:
