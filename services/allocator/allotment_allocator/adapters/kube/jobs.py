@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 
 from allotment_allocator.adapters.kube.api import Json
 from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, OURS, PART_OF
+from allotment_allocator.adapters.kube.states import (
+    NODE_ANNOTATION,
+    POOL_ANNOTATION,
+    SLOTS_ANNOTATION,
+)
 from allotment_allocator.domain.pool import CPU, GPU
 from allotment_allocator.domain.ports import TrainerOrder
 
@@ -70,7 +75,15 @@ def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": job_name(order), "labels": labels},
+        "metadata": {
+            "name": job_name(order),
+            "labels": labels,
+            "annotations": {
+                POOL_ANNOTATION: order.place.pool.pool_id,
+                NODE_ANNOTATION: order.place.node,
+                SLOTS_ANNOTATION: str(order.slot_count),
+            },
+        },
         "spec": {
             "backoffLimit": 0,
             "completions": 1,
