@@ -9,15 +9,13 @@ the folds that know it, since the others can't tell. Numbers have the plain mean
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from allotment_learn.folds import FoldModel
 from allotment_learn.kinds import Floats, TaskKind
+from allotment_learn.trees import Flags
 
 FLOOR = 1e-6
 """Smaller probabilities count as this much: one fold alone can't rule a class out."""
-
-Flags = npt.NDArray[np.bool_]
 
 
 def known_classes(models: Sequence[FoldModel]) -> Flags:
