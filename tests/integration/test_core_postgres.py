@@ -212,6 +212,22 @@ async def test_a_work_that_fails_half_way_takes_back_only_itself(database: Datab
     assert await database.read(names) == ["a"]
 
 
+async def test_a_work_that_swallows_a_failure_is_not_answered_as_stored(
+    database: Database,
+) -> None:
+    """The server would undo everything that shares the transaction, and call that a COMMIT."""
+    await database.write(add("a"))
+
+    def swallows(connection: sa.Connection) -> None:
+        with suppress(sa.exc.IntegrityError):
+            add("a")(connection)
+
+    works = [database.write(work) for work in (increase, swallows, increase)]
+    results = await asyncio.gather(*works, return_exceptions=True)
+    assert [type(each) for each in results] == [type(None), RuntimeError, type(None)]
+    assert await database.read(value) == 2
+
+
 @pytest.fixture
 def wire(url: str) -> Iterator[tuple[CommitCutter, str]]:
     with commit_cutter(url) as pair:
