@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-import time
+import socket
 import urllib.request
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -377,13 +377,11 @@ async def test_requests_are_checked_before_a_handler_sees_them(served: Served) -
 
 
 async def test_a_unary_call_ends_at_the_servers_limit(served: Served, stubs: Stubs) -> None:
-    stubs.tenants.pause_s = 30
-    began = time.monotonic()
+    stubs.tenants.pause_s = 300
     stub: Any = allocator_pb2_grpc.TenantServiceStub(admin(served))
-    error = await failure(stub.GetTenant(pb.GetTenantRequest(name=OURS), timeout=20))
+    error = await failure(stub.GetTenant(pb.GetTenantRequest(name=OURS), timeout=40))
     assert isinstance(error, DeadlineExceeded)
-    assert "0.5 s" in error.message
-    assert time.monotonic() - began < 5
+    assert "0.5 s" in error.message  # the server's own
 
 
 async def test_a_timeout_inside_a_handler_is_no_deadline(served: Served, stubs: Stubs) -> None:
@@ -393,7 +391,7 @@ async def test_a_timeout_inside_a_handler_is_no_deadline(served: Served, stubs: 
 
 async def test_an_upload_that_falls_silent_is_ended(served: Served) -> None:
     stub: Any = blob_pb2_grpc.BlobServiceStub(served.channel())
-    call = stub.PutBlob(timeout=10)
+    call = stub.PutBlob(timeout=40)
     await call.write(blob_pb2.PutBlobRequest(parent=OURS))
     error = await failure(call)
     assert error.reason == "STREAM_IDLE"
@@ -413,13 +411,30 @@ async def test_streams_of_a_tenant_are_bounded(stubs: Stubs) -> None:
         await read_blob(other, BLOB.replace(OURS, THEIRS))
         stubs.blobs.one_closed.clear()
         calls[0].cancel()
-        await asyncio.wait_for(stubs.blobs.one_closed.wait(), 5)
+        await asyncio.wait_for(stubs.blobs.one_closed.wait(), 20)
         await read_blob(served.channel())
+
+
+async def test_a_reader_that_takes_nothing_holds_nothing(stubs: Stubs) -> None:
+    stubs.blobs.endless_bytes = 1 << 20
+    async with serving(stubs.service, limits=Limits(taken_idle_s=0.3)) as served:
+        stub: Any = blob_pb2_grpc.BlobServiceStub(served.channel())
+        call = stub.ReadBlob(blob_pb2.ReadBlobRequest(name=BLOB))
+        await call.read()
+        await asyncio.wait_for(stubs.blobs.one_closed.wait(), 20)
+
+        async def rest() -> None:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+        error = await failure(rest())
+        assert isinstance(error, Unavailable)
+        assert error.reason == "SLOW_READER"
 
 
 async def test_draining_says_so_first_and_ends_streams(stubs: Stubs) -> None:
     stubs.blobs.endless = True
-    stubs.tenants.pause_s = 0.5
+    stubs.tenants.pause_s = 300.0
     stopped_while: list[bool] = []
 
     serving_now: list[Served] = []
@@ -438,8 +453,8 @@ async def test_draining_says_so_first_and_ends_streams(stubs: Stubs) -> None:
         stream = stub.ReadBlob(blob_pb2.ReadBlobRequest(name=BLOB))
         await stream.read()
         running = asyncio.ensure_future(get_tenant(admin(served)))
-        await asyncio.sleep(0.05)
-        stopping = asyncio.create_task(served.server.stop(2))
+        await asyncio.wait_for(stubs.tenants.entered.wait(), 20)
+        stopping = asyncio.create_task(served.server.stop(20))
         assert await watch.read() == b"\x08\x02"
 
         async def rest() -> None:
@@ -449,6 +464,7 @@ async def test_draining_says_so_first_and_ends_streams(stubs: Stubs) -> None:
         error = await failure(rest())
         assert error.reason == "SHUTTING_DOWN"
         assert not running.done()
+        stubs.tenants.go_on.set()
         assert (await running).tenant.name == OURS
         await stopping
         assert stopped_while == [True]
@@ -457,13 +473,11 @@ async def test_draining_says_so_first_and_ends_streams(stubs: Stubs) -> None:
 
 async def test_calls_that_outlast_the_grace_are_ended_as_unavailable() -> None:
     stubs = Stubs()
-    stubs.tenants.pause_s = 5
+    stubs.tenants.pause_s = 300
     async with serving(stubs.service) as served:
         running = asyncio.ensure_future(get_tenant(admin(served)))
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await served.server.stop(0.1)
-        assert time.monotonic() - began < 2
+        await asyncio.wait_for(stubs.tenants.entered.wait(), 20)
+        await asyncio.wait_for(served.server.stop(0.1), 30)
         assert isinstance(await failure(running), Unavailable)
 
 
@@ -493,6 +507,16 @@ async def test_two_servers_do_not_share_a_port(served: Served) -> None:
     second = RpcServer([], verifier, SystemClock(), served.address)
     with pytest.raises(FailedPrecondition, match=str(served.port)) as caught:
         await second.start()
+    assert caught.value.reason == "ADDRESS_IN_USE"
+
+
+async def test_a_port_for_metrics_that_is_taken_is_named() -> None:
+    verifier: Any = None
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = RpcServer([], verifier, SystemClock(), "127.0.0.1:0", metrics_port=port)
+        with pytest.raises(FailedPrecondition, match=str(port)) as caught:
+            await server.start()
     assert caught.value.reason == "ADDRESS_IN_USE"
 
 
