@@ -4,6 +4,7 @@ import bisect
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from allotment_search.derivation import Derivation
 
@@ -125,7 +126,8 @@ class History:
                 break
             if outcome.number != unseen:
                 chosen.setdefault(outcome.number, outcome)
-        pending = [*list(self._pending.values())[-_PENDING_LIMIT:], *hidden]
+        latest = list(islice(reversed(self._pending.values()), _PENDING_LIMIT))
+        pending = [*reversed(latest), *hidden]
         ended = tuple(chosen[n] for n in sorted(chosen))
         return HistoryView(ended, tuple(pending), self._numbers, self._count)
 

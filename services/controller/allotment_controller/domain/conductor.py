@@ -139,7 +139,7 @@ class Conductor:
             if edit.experiment.state is ExperimentState.PAUSED:
                 return
             edit.experiment = edit.experiment.to(ExperimentState.PAUSED)
-            for trial in edit.open_trials():
+            for trial in edit.active_trials():
                 if trial.is_out:
                     effects.stopped.append((trial, "PAUSED"))
                     edit.put_trial(trial.ended_attempt(AttemptCause.PAUSED, None, "", edit.now))
@@ -257,7 +257,7 @@ class Conductor:
             seat.busy = next((r for r in heartbeat.running if r in mine), None)
 
         def alter(edit: Edit, effects: Effects) -> None:
-            for trial in edit.open_trials():
+            for trial in edit.active_trials():
                 here = (trial.lease, trial.lease_epoch) == seat.key
                 named = RunningTrial(trial.name, trial.epoch) in heartbeat.running
                 if lost and trial.is_out and here and not named:
@@ -266,7 +266,7 @@ class Conductor:
         await self._change(alter)
 
     def _out_at(self, seat: Seat) -> list[Trial]:
-        trials = (self._ledger.trials[n] for n in self._ledger.open)
+        trials = (self._ledger.trials[n] for n in self._ledger.active)
         return [t for t in trials if t.is_out and (t.lease, t.lease_epoch) == seat.key]
 
     # One change
