@@ -22,7 +22,6 @@ from allotment_embedded.services import build_services, close_databases
 from allotment_embedded.state import StateFolder, locked
 from allotment_embedded.tokens import InternalToken, lasting_token
 
-
 HOST = "127.0.0.1"
 STOP_GRACE_S = 3.0
 
