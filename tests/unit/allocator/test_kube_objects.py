@@ -28,7 +28,7 @@ def test_quantities_are_numbers(text: str, number: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "abc", "5Q", "Ki", "5 Gi", "1.2.3"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="quantity|convert"):
+    with pytest.raises(ValueError, match=r"quantity|convert"):
         quantity(text)
 
 
