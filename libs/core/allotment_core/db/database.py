@@ -27,9 +27,9 @@ _PRUNE_EVERY_S = 3600.0
 class Database:
     """Works are plain functions of a SQLAlchemy connection, run in threads of the database.
 
-    A work must not commit, and may run more than once: when its caller repeats the request, when
-    another process's write got in between, when the server went away. What it decides has to come
-    out of the connection and its arguments.
+    A work must not commit, nor go on after a statement of it has failed. It may run more than once:
+    when its caller repeats the request, when another process's write got in between, when the
+    server went away. What it decides has to come out of the connection and its arguments.
     """
 
     def __init__(
