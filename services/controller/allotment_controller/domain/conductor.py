@@ -28,6 +28,7 @@ from allotment_controller.domain.mixing import Mixing
 from allotment_controller.domain.model_exports import ModelExports
 from allotment_controller.domain.prefetch import Prefetch
 from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.reports import after_report
 from allotment_controller.domain.scheduler import (
     Effects,
     Policy,
@@ -184,7 +185,11 @@ class Conductor:
                 if isinstance(report, Failure) and report.cause is AttemptCause.PREEMPTED:
                     # It stops by itself: it is on its way out.
                     seat.leaving = True
-                after = edit.put_trial(self._after(trial, report, seat, edit.now))
+                after = edit.put_trial(
+                    after_report(
+                        trial, report, edit.experiment.plan, seat.library_versions, edit.now
+                    )
+                )
                 if isinstance(report, Progress):
                     after = edit.put_trial(judged(edit, after, self._around.halving))
                     if after.state is TrialState.PAUSED:
@@ -201,24 +206,6 @@ class Conductor:
     def _trial_of(self, edit: Edit, name: TrialName) -> Trial | None:
         mine = name.experiment == self.name and name.trial_id.isdecimal()
         return edit.trial(int(name.trial_id)) if mine else None
-
-    def _after(self, trial: Trial, report: Report, seat: Seat, now: datetime) -> Trial:
-        sequence = report.key.sequence
-        match report:
-            case Progress():
-                return trial.progressed(
-                    sequence, report.finished_folds, report.fold_count, report.score, now
-                )
-            case Result():
-                return trial.succeeded(sequence, report.result, seat.library_versions, now)
-            case Failure() if report.problem and report.problem.reason == "NOT_A_NUMBER":
-                return trial.stopped(sequence, now)
-            case Failure():
-                return trial.ended_attempt(report.cause, report.problem, report.log_tail, now)
-            case _:
-                if trial.start_time is not None:
-                    return replace(trial, last_sequence=sequence)
-                return trial.started(sequence, now)
 
     async def arrived(self, seat: Seat, running: tuple[RunningTrial, ...]) -> None:
         """A trainer has opened a stream, with these trials in its hands."""
