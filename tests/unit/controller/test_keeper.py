@@ -20,6 +20,8 @@ class Allocator:
     def __init__(self) -> None:
         self.created: list[LeaseView] = []
         self.released: set[LeaseName] = set()
+        self.held: list[LeaseView] = []
+        """Those that its snapshot shows."""
         self.watches = 0
         self.broken_watches = 0
 
@@ -43,6 +45,8 @@ class Allocator:
         self.watches += 1
         if self.watches <= self.broken_watches:
             raise ValueError("a state that nobody has heard of")
+        for view in self.held:
+            yield view
         yield None
         await asyncio.Event().wait()
 
@@ -83,5 +87,25 @@ async def test_a_loop_that_breaks_begins_again(monkeypatch: pytest.MonkeyPatch) 
     await _until(lambda: keeper.answers)
     assert not run.done()
     assert allocator.watches == 3
+    run.cancel()
+    await keeper.close()
+
+
+async def test_leases_stay_until_their_experiment_has_said_what_it_wants() -> None:
+    allocator = Allocator()
+    other = ExperimentName.parse("tenants/t/experiments/ended")
+    allocator.held = [
+        LeaseView(
+            name=LeaseName.parse(f"tenants/t/leases/l{n}"), holder=holder, state="HELD", epoch=1
+        )
+        for n, holder in enumerate((NAME, NAME, other))
+    ]
+    keeper, run = await _keeping(allocator, ManualClock())
+    keeper.claim(NAME)
+    await _until(lambda: allocator.released)
+    assert {str(n) for n in allocator.released} == {"tenants/t/leases/l2"}
+    assert len(keeper.of(NAME)) == 2
+    keeper.want(NAME, 0)
+    await _until(lambda: len(allocator.released) == 3)
     run.cancel()
     await keeper.close()

@@ -290,6 +290,7 @@ class Controller:
     def _lead(self, ledger: Ledger) -> None:
         conductor = Conductor(ledger, self._around)
         self._conductors[conductor.name] = conductor
+        self._around.keeper.claim(conductor.name)
         self._spawn(self._conduct(conductor))
 
     async def _conduct(self, conductor: Conductor) -> None:
