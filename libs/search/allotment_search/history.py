@@ -106,6 +106,10 @@ class History:
             self._kept.pop(self._best.pop()[1])
         return True
 
+    def drop(self, number: int) -> None:
+        """The ``number``-th one added (from 1) was broken off: it was proposed, and says nothing."""
+        self._pending.pop(number - 1, None)
+
     @property
     def derivations(self) -> Collection[Derivation]:
         """All of them, in order."""

@@ -121,6 +121,10 @@ class Ledger:
             self.open.add(trial.number)
             return
         self.open.discard(trial.number)
+        if trial.state is TrialState.CANCELLED and not trial.paused_at:
+            # Its time was over: that it has no score is no fault of its configuration.
+            self.history.drop(trial.number)
+            return
         loss = self._loss(trial)
         if self.history.end(trial.number, loss) and loss is not None:
             self.success_count += 1
