@@ -107,7 +107,7 @@ class History:
         return True
 
     def drop(self, number: int) -> None:
-        """The ``number``-th one added (from 1) was broken off: it was proposed, and says nothing."""
+        """The ``number``-th one added (from 1) was broken off: known, and nothing is said of it."""
         self._pending.pop(number - 1, None)
 
     @property
