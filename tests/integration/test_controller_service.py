@@ -93,7 +93,7 @@ async def test_a_lost_acknowledgement_loses_and_doubles_nothing(world: SearchWor
 
 
 async def test_a_restarted_controller_goes_on(world: SearchWorld) -> None:
-    world.manners.train_s = 0.08
+    world.manners.train_s = 0.25
     async with world.controller() as stub:
         await create(stub, spec(trial_count=12, without_early_stopping=True))
         await _until(lambda: sum(len(t.assignments) for t in world.trainers) >= 4)
