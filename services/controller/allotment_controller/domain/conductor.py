@@ -200,6 +200,8 @@ class Conductor:
                 kept = trial.kept(report.checkpoint_sha256, report.checkpoint_folds)
                 if kept is not trial:
                     edit.put_trial(kept)
+                elif report.checkpoint_sha256 and not trial.is_open:
+                    effects.settled.append(trial)
 
         await self._change(alter, first=(seat, Acknowledge(key)))
 
@@ -357,6 +359,7 @@ class Conductor:
         )
         effects = advance(edit, self._around.seats.of(self.name), policy)
         effects.stopped = before.stopped + effects.stopped
+        effects.settled = before.settled + effects.settled
         if not edit.experiment.ended:
             edit.experiment = replace(
                 edit.experiment, wait=self._absences.wait(edit, effects.wanted)

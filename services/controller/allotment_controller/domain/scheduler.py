@@ -56,7 +56,7 @@ class Effects:
 
     assigned: list[tuple[Seat, Trial, datetime]] = field(default_factory=list)
     settled: list[Trial] = field(default_factory=list)
-    """Trials that ended and had a checkpoint."""
+    """Trials that have ended and have a checkpoint."""
     stopped: list[tuple[Trial, str]] = field(default_factory=list)
     """Trials as a trainer has them, and why it has to leave them."""
     new_models: list[int] = field(default_factory=list)
