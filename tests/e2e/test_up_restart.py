@@ -24,6 +24,7 @@ from allotment_testkit.local_system import (
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(180),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc"),
 ]
 
