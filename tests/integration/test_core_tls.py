@@ -237,7 +237,7 @@ async def test_a_server_says_serving_once_it_has_the_keys() -> None:
                     request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
                     response_deserializer=health_pb2.HealthCheckResponse.FromString,
                 )
-                said = watch(health_pb2.HealthCheckRequest())
+                said: Any = watch(health_pb2.HealthCheckRequest())
                 assert (await said.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
                 await network.up()
                 assert (await said.read()).status == health_pb2.HealthCheckResponse.SERVING
