@@ -155,6 +155,7 @@ def trial_to_json(trial: Trial) -> str:
             "checkpoint_sha256": trial.checkpoint_sha256,
             "checkpoint_folds": trial.checkpoint_folds,
             "spent_s": trial.spent_s,
+            "create_revision": trial.create_revision,
         }
     )
 
