@@ -28,6 +28,7 @@ from allotment_testkit.search_system import (
     PretendDatasets,
     PretendExporter,
     PretendPools,
+    PretendTenants,
 )
 
 VERSION = "tenants/local/datasets/d/versions/latest"
@@ -43,6 +44,7 @@ class SearchWorld:
         self.blobs = PretendBlobs()
         self.allocator = PretendAllocator(slot_count)
         self.exporter = PretendExporter()
+        self.tenants = PretendTenants()
         self.manners = Manners()
         self.trainers: list[PretendTrainer] = []
         self.signer = new_signer()
@@ -61,6 +63,7 @@ class SearchWorld:
                 (dataset_pb2_grpc.add_DatasetServiceServicer_to_server, self.datasets),
                 (blob_pb2_grpc.add_BlobServiceServicer_to_server, self.blobs),
                 (allocator_pb2_grpc.add_PoolServiceServicer_to_server, self._pools),
+                (allocator_pb2_grpc.add_TenantServiceServicer_to_server, self.tenants),
                 (allocator_pb2_grpc.add_LeaseServiceServicer_to_server, self.allocator),
                 (exporter_pb2_grpc.add_ExportServiceServicer_to_server, self.exporter),
             ],

@@ -262,6 +262,7 @@ class Conductor:
             change = edit.close()
             try:
                 if change is not None:
+                    change = await self._around.experiences.left_by(self._ledger, change)
                     await self._around.store.commit(change)
                     self._ledger.absorb(change)
             except Aborted:
@@ -303,6 +304,8 @@ class Conductor:
         async with self._lock:
             edit, effects, prepared = self._edit(alter)
             change = edit.close()
+            if change is not None:
+                change = await self._around.experiences.left_by(self._ledger, change)
             after = self.experiment if change is None else change.experiment
             response, fresh = await self._around.store.answer(change, lambda: to_response(after))
             if fresh and change is not None:

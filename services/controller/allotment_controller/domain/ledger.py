@@ -14,7 +14,14 @@ from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.model import MixState, Model, ModelState, mix_is_due
 from allotment_controller.domain.task import Metric
 from allotment_controller.domain.trial import Trial, TrialState
-from allotment_search import Derivation, Grammar, History, HistoryView, untried_defaults
+from allotment_search import (
+    Derivation,
+    Experience,
+    Grammar,
+    History,
+    HistoryView,
+    untried_defaults,
+)
 from allotment_search.halving import Audit, Halving, Rung
 
 _TIMINGS_KEPT = 40
@@ -203,6 +210,10 @@ class Change:
     base_revision: int
     """The revision that the change was made of; another one in the store voids it."""
     has_new_plan: bool = False
+    experience: Experience | None = None
+    """What the experiment leaves with its end."""
+    forgets_experience: bool = False
+    """Its tenant does not consent: what any of its experiments left goes."""
 
 
 class Known:
