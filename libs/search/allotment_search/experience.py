@@ -6,7 +6,7 @@ of the shipped portfolio did on it beside its own best trial.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from allotment_search.shape import TaskShape
 
@@ -60,8 +60,12 @@ class Traits:
         """1 is a factor of ten in one count, or the whole of a share; infinite between kinds."""
         if self.is_regression != other.is_regression:
             return math.inf
-        theirs = asdict(other)
-        return math.sqrt(sum((mine - theirs[name]) ** 2 for name, mine in asdict(self).items()))
+        return math.dist(self._point, other._point)
+
+    @property
+    def _point(self) -> tuple[float, ...]:
+        counts = (self.rows, self.numeric, self.category, self.date, self.text, self.classes)
+        return (*counts, self.levels, self.missing, self.rarest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
