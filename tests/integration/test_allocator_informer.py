@@ -87,7 +87,7 @@ async def served(handler: Callable[[web.Request], Any]) -> AsyncIterator[KubeApi
 @asynccontextmanager
 async def following(server: Server) -> AsyncIterator[Informer]:
     async with served(server.handle) as api:
-        informer = Informer(api, "/api/v1/pods", lambda o: o, lambda: None)
+        informer = Informer(api, "/api/v1/pods", lambda o: o, lambda key: None)
         running = asyncio.create_task(informer.run())
         try:
             async with asyncio.timeout(10):

@@ -1,6 +1,7 @@
 """Uploads through gRPC: resumable, repeatable, verified, durable when answered."""
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -15,6 +16,7 @@ from allotment_core.clock import SystemClock
 from allotment_core.errors import AllotmentError
 from allotment_core.names import UploadName
 from allotment_core.rpc.client import from_rpc_error
+from allotment_dataset.adapters.upload_files import FolderUploadFiles
 from allotment_testkit.dataset_service import (
     TENANT,
     DatasetClient,
@@ -110,6 +112,23 @@ async def test_the_name_stays_the_same_within_a_stream(client: DatasetClient) ->
     call = client.datasets.WriteUpload(iter_async(messages), timeout=20)
     assert (await refused(call)).reason == "STREAM_CHANGED"
     assert (await refused(client.datasets.WriteUpload(iter_async([]), timeout=20))).reason
+
+
+async def test_a_file_that_could_not_be_opened_is_tried_again(
+    client: DatasetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_open = FolderUploadFiles._open
+    failures = [OSError(errno.EMFILE, "too many open files")]
+
+    def open_later(files: FolderUploadFiles, name: UploadName, size_bytes: int) -> Any:
+        if failures:
+            raise failures.pop()
+        return really_open(files, name, size_bytes)
+
+    monkeypatch.setattr(FolderUploadFiles, "_open", open_later)
+    name = await created(client)
+    assert (await refused(write(client, name, (0, b"abc", True)))).reason == "INTERNAL"
+    assert (await write(client, name, (0, b"abc", True))).complete
 
 
 async def test_what_was_answered_survives_a_restart(tmp_path: Path) -> None:

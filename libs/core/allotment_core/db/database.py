@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from allotment_core.calls import Call, current_call
 from allotment_core.clock import Clock
@@ -64,13 +64,12 @@ class Database:
         try:
             backend.create(writer)
             migration.migrate(writer, versions, backend)
-        except (DBAPIError, OSError) as e:
+        except BaseException as e:
             writer.dispose()
             error = backend.storage_error(e)
-            raise error or e from e
-        except BaseException:
-            writer.dispose()
-            raise
+            if error is None:
+                raise
+            raise error from e
         readers = backend.engine(connections=READERS, writes=False)
         return cls(backend, (writer, readers), clock)
 
@@ -147,7 +146,9 @@ class Database:
             return
         self._prune_due = self._clock.monotonic() + _PRUNE_EVERY_S
         now = self._clock.now()
-        await self.write(lambda connection: request_log.prune(connection, now))
+        count = await self.write(lambda connection: request_log.prune(connection, now))
+        if count >= request_log.PRUNED_AT_ONCE:
+            self._prune_due = self._clock.monotonic()
 
     async def close(self) -> None:
         """Finishes the writes that wait, then closes all connections."""

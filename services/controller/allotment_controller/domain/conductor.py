@@ -39,11 +39,7 @@ from allotment_controller.domain.seat import Seat, SeatKey
 from allotment_controller.domain.stopping import improved, judged, rungs_of
 from allotment_controller.domain.surroundings import Surroundings
 from allotment_controller.domain.trial import AttemptCause, Trial, TrialState
-from allotment_core.errors import (
-    Aborted,
-    AllotmentError,
-    ResourceExhausted,
-)
+from allotment_core.errors import AllotmentError, NotFound
 from allotment_core.names import TrialName
 
 log = logging.getLogger(__name__)
@@ -51,6 +47,8 @@ R = TypeVar("R")
 
 _HEARTBEATS_TO_MISS = 3
 _TICK_S = 5.0
+_PAUSE_S = 1.0
+"""Before a step that failed is tried again."""
 
 
 class Conductor:
@@ -72,6 +70,9 @@ class Conductor:
         self._absences = Absences(around.keeper, around.seats, around.clock, around.away_grace_s)
         self._misses: dict[SeatKey, int] = {}
         self._releases: set[asyncio.Task[None]] = set()
+        self._in_doubt = False
+        """A write failed, or was another's: the rows may not be the ledger's."""
+        self._closed = False
         self.name = ledger.experiment.name
 
     @property
@@ -82,18 +83,28 @@ class Conductor:
         """Leads the experiment to its end."""
         for number in sorted(self._ledger.exporting):
             self._exports.start(number)
-        while not self.experiment.ended:
+        while not (self.experiment.ended or self._closed):
             self._wake.clear()
             try:
                 await self._change(lambda edit, effects: None)
+            except NotFound:
+                self._around.keeper.forget(self.name)
+                await self.close()
             except AllotmentError as e:
                 log.error(
                     "step failed",
                     extra={"experiment": str(self.name), "reason": e.reason, "error": e.message},
                 )
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            except Exception:
+                # An experiment has to come to its end, whatever one step of it met.
+                log.exception("step failed", extra={"experiment": str(self.name)})
+                await asyncio.sleep(_PAUSE_S)
                 continue
             await self._sleep()
+        if self._closed:
+            return
         self._around.keeper.forget(self.name)
         if self._prefetch is not None:
             self._prefetch.close()
@@ -102,10 +113,15 @@ class Conductor:
 
     async def close(self) -> None:
         """Stops what runs on its behalf; the experiment stays as it is."""
+        self._closed = True
+        self._wake.set()
         if self._prefetch is not None:
             self._prefetch.close()
         await self._mixing.close()
         await self._exports.close()
+        for task in self._releases:
+            task.cancel()
+        await asyncio.gather(*self._releases, return_exceptions=True)
 
     def poke(self) -> None:
         """Something that it depends on may have changed."""
@@ -227,7 +243,9 @@ class Conductor:
         """A trainer says what it has in its hands."""
         busy = seat.busy
         missing = busy is not None and busy not in heartbeat.running
-        misses = self._misses[seat.key] = self._misses.get(seat.key, 0) + 1 if missing else 0
+        misses = self._misses.pop(seat.key, 0) + 1 if missing else 0
+        if missing:
+            self._misses[seat.key] = misses
         lost = seat.unsure or misses >= _HEARTBEATS_TO_MISS
         let_go = missing and busy not in {RunningTrial(t.name, t.epoch) for t in self._out_at(seat)}
         if not (lost or let_go):
@@ -258,26 +276,43 @@ class Conductor:
 
     async def _commit(self, together: list[Wanted]) -> None:
         async with self._lock:
+            if self._closed:
+                return
+            await self._resolve_doubt()
             edit, effects, prepared = self._edit_all(together)
             change = edit.close()
-            try:
-                if change is not None:
-                    change = await self._around.experiences.left_by(self._ledger, change)
-                    await self._around.store.commit(change)
-                    self._ledger.absorb(change)
-            except Aborted:
-                # Somebody else wrote: the rows are the truth.
-                self._ledger = await self._around.store.load(self.name)
-                self._ledger.begin_mixing()
-                raise
+            if change is not None:
+                change = await self._around.experiences.left_by(self._ledger, change)
+                self._in_doubt = True
+                await self._around.store.commit(change)
+                self._in_doubt = False
+                self._ledger.absorb(change)
             # What a report led to comes before its acknowledgement: a result may wait for that.
             self._tell_stopped(effects)
             for wanted in together:
                 if wanted.first is not None and wanted.waits:
-                    self._send(*wanted.first)
+                    seat, acknowledgement = wanted.first
+                    seat.send(acknowledgement)
             self._perform(effects, prepared)
         if change is not None:
             self._around.changes.announce(self.name)
+
+    async def _resolve_doubt(self) -> None:
+        """Reads the rows again where they may not be the ledger's: they are the truth."""
+        if not self._in_doubt:
+            return
+        stored = await self._around.store.load(self.name)
+        self._in_doubt = False
+        if stored.experiment.revision == self.experiment.revision:
+            return
+        log.warning("rows read again", extra={"experiment": str(self.name)})
+        self._ledger = stored
+        stored.begin_mixing()
+        for number in sorted(stored.exporting):
+            self._exports.start(number)
+        for seat in self._around.seats.of(self.name):
+            # Orders that followed from the rows were not sent: a new stream tells what is missing.
+            seat.hang_up()
 
     def _edit_all(self, together: list[Wanted]) -> tuple[Edit, Effects, Prepared | None]:
         """One edit of all changes; one that can't be made is answered, and left out."""
@@ -302,19 +337,23 @@ class Conductor:
         self, alter: Callable[[Edit, Effects], None], to_response: Callable[[Experiment], R]
     ) -> R:
         async with self._lock:
+            await self._resolve_doubt()
             edit, effects, prepared = self._edit(alter)
             change = edit.close()
             if change is not None:
                 change = await self._around.experiences.left_by(self._ledger, change)
             after = self.experiment if change is None else change.experiment
+            self._in_doubt = True
+            # If it is not known what became of it nobody but the next step looks.
+            self._wake.set()
             response, fresh = await self._around.store.answer(change, lambda: to_response(after))
+            self._in_doubt = not fresh
             if fresh and change is not None:
                 self._ledger.absorb(change)
             if fresh:
                 self._tell_stopped(effects)
                 self._perform(effects, prepared)
         self._around.changes.announce(self.name)
-        self._wake.set()
         return response
 
     def _edit(self, alter: Alter) -> tuple[Edit, Effects, Prepared | None]:
@@ -344,15 +383,17 @@ class Conductor:
         for trial, reason in effects.stopped:
             seat = self._around.seats.get(trial.lease, trial.lease_epoch)
             if seat is not None:
-                self._send(seat, Stop(trial.name, trial.epoch, reason))
+                seat.send(Stop(trial.name, trial.epoch, reason))
 
     def _perform(self, effects: Effects, prepared: Prepared | None) -> None:
         """What follows from a committed change."""
+        if self._closed:
+            return
         plan = self.experiment.plan
         for seat, trial, deadline in effects.assigned:
             seat.busy = RunningTrial(trial.name, trial.epoch)
             rungs = rungs_of(plan, trial, self._around.halving)
-            self._send(seat, Assign(plan, trial, deadline, rungs))
+            seat.send(Assign(plan, trial, deadline, rungs))
         for trial in effects.settled:
             self._release(trial)
         for number in effects.new_models:
@@ -393,12 +434,6 @@ class Conductor:
         task = asyncio.get_running_loop().create_task(release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
-
-    def _send(self, seat: Seat, order: Order) -> None:
-        try:
-            seat.send(order)
-        except ResourceExhausted as e:
-            log.warning("trainer not reading", extra={"lease": str(seat.lease), "error": e.message})
 
     async def _sleep(self) -> None:
         """Until something happens, or is due."""

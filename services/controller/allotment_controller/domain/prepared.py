@@ -81,6 +81,10 @@ class Ready:
     proposal: Proposal
     basis: Basis
 
+    @property
+    def family(self) -> str:
+        return str(self.proposal.derivation[0].value)
+
 
 class Prepared:
     """What one edit may take. ``patient``: slots wait for proposals that are still coming."""
@@ -102,7 +106,7 @@ class Prepared:
             derivation = ready.proposal.derivation
             if known(derivation) or not is_affordable(derivation):
                 self.ready.remove(ready)
-            elif str(derivation[0].value) in families:
+            elif ready.family in families:
                 self.ready.remove(ready)
                 return ready
         self.missing += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from allotment_core.clock import Clock
-from allotment_core.errors import AllotmentError, FailedPrecondition, NotFound
+from allotment_core.errors import FailedPrecondition, NotFound
 from allotment_core.names import TenantName, UploadName, new_id
 from allotment_dataset.domain import uploads
 from allotment_dataset.domain.ports import Records, Store, UploadFile, UploadFiles
@@ -132,8 +132,9 @@ class Uploads:
                 self._sessions[name] = task
             try:
                 session = await asyncio.shield(task)
-            except AllotmentError:
-                self._sessions.pop(name, None)
+            except Exception:
+                if self._sessions.get(name) is task:
+                    del self._sessions[name]
                 raise
             # It may have been closed just now.
             if self._sessions.get(name) is task:

@@ -23,7 +23,7 @@ class Informer:
     """List, then watch from that version on; after a break from the last version that was seen.
 
     Objects are kept as `trim` returns them, by namespace/name. `on_change` is called after each
-    change, and once the first list is complete.
+    change with the object's key, and after each list with an empty one.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Informer:
         api: KubeApi,
         path: str,
         trim: Callable[[Json], Json],
-        on_change: Callable[[], None],
+        on_change: Callable[[str], None],
         **params: str,
     ) -> None:
         self._api = api
@@ -93,7 +93,7 @@ class Informer:
         self._version = page["metadata"]["resourceVersion"]
         self.last_heard = asyncio.get_running_loop().time()
         self.synced.set()
-        self._on_change()
+        self._on_change("")
 
     def _take(self, event: Json) -> None:
         item = event["object"]
@@ -111,7 +111,7 @@ class Informer:
                 del self._objects[_key(item)]
         else:
             self._objects[_key(item)] = self._trim(item)
-        self._on_change()
+        self._on_change(_key(item))
 
 
 def _key(item: Json) -> str:
