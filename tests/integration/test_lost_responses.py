@@ -356,7 +356,7 @@ async def update_tenant(world: World) -> Sequence[Message]:
     request = allocator_pb2.UpdateTenantRequest(request_id=world.new_id(), tenant=made.tenant)
     request.tenant.weight = 3.0
     request.tenant.shares_experience = True
-    request.update_mask.paths.append("weight")
+    request.update_mask.paths.extend(["weight", "shares_experience"])
     return [request]
 
 
