@@ -51,7 +51,7 @@ test-postgres: $(VENV)/.dev ## the services' own tests over gRPC once more, on P
 test-services: $(VENV)/.dev ## the end-to-end tests against services in processes of their own (make services)
 	ALLOTMENT_TEST_FORM=services $(BIN)/pytest tests/e2e tests/integration/test_sdk_server.py -o timeout=240
 
-bench: $(VENV)/.dev ## every benchmark, short forms (see docs/benchmarks.md)
+bench: $(VENV)/.dev ## benchmarks in short forms (see docs/benchmarks.md)
 	$(BIN)/python -m bench
 
 demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of it by an independent process

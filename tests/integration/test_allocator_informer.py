@@ -144,6 +144,16 @@ async def test_a_version_that_is_too_old_is_listed_again(gone: Any) -> None:
         assert set(informer.objects) == {"x/z"}
 
 
+async def test_an_object_that_can_not_be_read_ends_nothing() -> None:
+    server = Server()
+    server.scripts = [[{"type": "ADDED", "object": {"metadata": {"resourceVersion": "3"}}}]]
+    async with following(server) as informer:
+        server.items = [item("z", "7")]
+        server.version = "7"
+        await until(lambda: "7" in server.watched_from)
+        assert set(informer.objects) == {"x/z"}
+
+
 async def test_refusals_are_told_apart() -> None:
     async def refuse(request: web.Request) -> web.Response:
         return web.json_response({"message": "because"}, status=int(request.path[1:]))

@@ -11,7 +11,15 @@ import pytest
 
 from allotment_api.search.v1 import search_pb2 as pb
 from allotment_controller.adapters.store import SqlStore
+from allotment_controller.build import build
+from allotment_controller.config import ControllerConfig
+from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.scheduler import advance
+from allotment_core.auth.principal import Role
+from allotment_core.clock import SystemClock
 from allotment_core.errors import Unavailable
+from allotment_core.names import ExperimentName
+from allotment_core.rpc.client import channel
 from allotment_testkit.search_world import SearchWorld, all_trials, create, ended, spec
 
 NAME = "tenants/local/experiments/e"
@@ -106,6 +114,49 @@ async def test_an_experiment_whose_creator_has_given_up_is_led(
         assert (await ended(stub, NAME)).finished_trial_count == 2
 
 
+async def test_an_experiment_that_was_stored_unheard_is_led(
+    world: SearchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = pb.CreateExperimentRequest(
+        request_id="c", parent="tenants/local", experiment_id="e", spec=spec(trial_count=2)
+    )
+    resume = pb.ResumeExperimentRequest(request_id="r", name=NAME)
+    resume.budget.trial_count = 2
+    async with world.controller() as stub:
+        with monkeypatch.context() as patched:
+            forget(patched, "create", every=1)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.CreateExperiment(request, timeout=1.0)
+        assert (await stub.CreateExperiment(request)).experiment.name == NAME
+        assert (await ended(stub, NAME)).finished_trial_count == 2
+        with monkeypatch.context() as patched:
+            forget(patched, "answer", every=1)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.ResumeExperiment(resume, timeout=1.0)
+        await stub.ResumeExperiment(resume)
+        assert (await ended(stub, NAME)).finished_trial_count == 4
+
+
+async def test_who_calls_before_all_experiments_are_led_waits(world: SearchWorld) -> None:
+    world.manners.hang = True
+    async with world.controller() as stub:
+        await create(stub, spec(trial_count=3))
+    assert world._peers is not None
+    config = ControllerConfig(database_url=f"sqlite:///{world.folder}/controller.db")
+    async with channel(world._peers.address, token=world._peers.token(Role.ADMIN)) as opened:
+        service = await build(config, SystemClock(), lambda: opened)
+        controller = service.servicers[0][1]._controller
+        name = ExperimentName.parse(NAME)
+        cancelling = asyncio.create_task(controller.cancel(name, lambda e: e))
+        await asyncio.sleep(0.2)
+        assert not cancelling.done()
+        await service.start()
+        assert (await cancelling).ends_as is ExperimentState.CANCELLED
+        await service.stop()
+        assert service.database is not None
+        await service.database.close()
+
+
 async def test_nothing_leads_an_experiment_that_was_deleted(
     world: SearchWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,3 +169,22 @@ async def test_nothing_leads_an_experiment_that_was_deleted(
         await stub.DeleteExperiment(request)
         await _until(lambda: not _conducted() and not world.allocator.live)
     assert not [r for r in caplog.records if r.message == "step failed"]
+
+
+async def test_a_step_that_breaks_is_tried_again(
+    world: SearchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def breaking(*args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps in (1, 5):
+            raise KeyError("nobody thought of this")
+        return advance(*args)
+
+    monkeypatch.setattr("allotment_controller.domain.conductor.advance", breaking)
+    async with world.controller() as stub:
+        await create(stub, spec(trial_count=3))
+        end = await ended(stub, NAME)
+        assert (end.state, end.finished_trial_count) == (pb.EXPERIMENT_STATE_SUCCEEDED, 3)

@@ -216,9 +216,7 @@ async def test_a_work_that_fails_half_way_takes_back_only_itself(database: Datab
     assert await database.read(names) == ["a"]
 
 
-async def test_a_work_that_swallows_a_failure_is_not_answered_as_stored(
-    database: Database,
-) -> None:
+async def test_a_work_that_swallows_a_failure_is_not_stored(database: Database) -> None:
     """The server would undo everything that shares the transaction, and call that a COMMIT."""
     await database.write(add("a"))
 
@@ -240,9 +238,13 @@ def wire(url: str) -> Iterator[tuple[CommitCutter, str]]:
 
 @pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER, Cut.SILENT])
 async def test_an_unanswered_commit_is_stored_once(
-    cut: Cut, tmp_path: Path, wire: tuple[CommitCutter, str]
+    cut: Cut,
+    tmp_path: Path,
+    wire: tuple[CommitCutter, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cutter, through = wire
+    monkeypatch.setattr(postgres, "OUTCOME_PATIENCE_S", 30.0)
     async with opened_database(tmp_path, TABLES, url=through) as database:
         cutter.next = cut
         await database.write(increase)

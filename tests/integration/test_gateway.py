@@ -279,17 +279,23 @@ async def test_a_drain_ends_streams_with_a_reason(served: Served, stubs: Stubs) 
         assert (type(error), error.reason) == (Unavailable, "SHUTTING_DOWN")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    missing = str(tmp_path / "ca.pem")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("GATEWAY_SERVICES_CA_FILE", "/no/ca.pem", "/no/ca.pem can't be used: No such file or"),
+        ("LOG_LEVEL", "LOUD", "the log level 'LOUD' is none of"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_named(name: str, value: str, said: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "allotment_gateway"],
-        env={**os.environ, "ALLOTMENT_GATEWAY_SERVICES_CA_FILE": missing},
+        env={**os.environ, f"ALLOTMENT_{name}": value},
         capture_output=True,
         text=True,
         timeout=50,
     )
     assert ended.returncode == 2
-    assert ended.stderr == f"{missing} can't be used: No such file or directory\n"
+    assert ended.stderr.startswith(said)
 
 
 @pytest.mark.parametrize("path", ["/allotment_api.nothing.v1.S/M", "/x", "/no.Service/At"])

@@ -20,10 +20,17 @@ class Allocator:
     def __init__(self) -> None:
         self.created: list[LeaseView] = []
         self.released: set[LeaseName] = set()
+        self.held: list[LeaseView] = []
+        """Those that its snapshot shows."""
+        self.creating = self.most_creating = 0
         self.watches = 0
         self.broken_watches = 0
 
     async def create(self, holder: ExperimentName, request_id: str) -> LeaseView:
+        self.creating += 1
+        self.most_creating = max(self.creating, self.most_creating)
+        await asyncio.sleep(0)
+        self.creating -= 1
         name = LeaseName.parse(f"tenants/t/leases/l{len(self.created)}")
         view = LeaseView(name=name, holder=holder, state="HELD", epoch=1)
         self.created.append(view)
@@ -43,6 +50,8 @@ class Allocator:
         self.watches += 1
         if self.watches <= self.broken_watches:
             raise ValueError("a state that nobody has heard of")
+        for view in self.held:
+            yield view
         yield None
         await asyncio.Event().wait()
 
@@ -83,5 +92,36 @@ async def test_a_loop_that_breaks_begins_again(monkeypatch: pytest.MonkeyPatch) 
     await _until(lambda: keeper.answers)
     assert not run.done()
     assert allocator.watches == 3
+    run.cancel()
+    await keeper.close()
+
+
+async def test_leases_stay_until_their_experiment_has_said_what_it_wants() -> None:
+    allocator = Allocator()
+    other = ExperimentName.parse("tenants/t/experiments/ended")
+    allocator.held = [
+        LeaseView(
+            name=LeaseName.parse(f"tenants/t/leases/l{n}"), holder=holder, state="HELD", epoch=1
+        )
+        for n, holder in enumerate((NAME, NAME, other))
+    ]
+    keeper, run = await _keeping(allocator, ManualClock())
+    keeper.claim(NAME)
+    await _until(lambda: allocator.released)
+    assert {str(n) for n in allocator.released} == {"tenants/t/leases/l2"}
+    assert len(keeper.of(NAME)) == 2
+    keeper.want(NAME, 0)
+    await _until(lambda: len(allocator.released) == 3)
+    run.cancel()
+    await keeper.close()
+
+
+async def test_many_leases_are_asked_for_a_few_at_a_time() -> None:
+    allocator = Allocator()
+    keeper, run = await _keeping(allocator, ManualClock())
+    keeper.want(NAME, 200)
+    await _until(lambda: len(keeper.of(NAME)) == 200)
+    assert len(allocator.created) == 200
+    assert 1 < allocator.most_creating < 50
     run.cancel()
     await keeper.close()

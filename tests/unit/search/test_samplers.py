@@ -62,6 +62,14 @@ def test_a_derivation_survives_being_a_point(family: str, seed: int, task: Any) 
             assert after.value == before.value
 
 
+def test_a_derivation_of_an_older_grammar_has_a_point() -> None:
+    derivation = GRAMMAR.derive(np.random.default_rng(0), "lightgbm", SHAPE)
+    encoding = GRAMMAR.encoding("lightgbm", SHAPE)
+    older = tuple(c for c in derivation if c.symbol not in ("Pairs", "Crosses"))
+    assert len(older) < len(derivation)
+    assert set(encoding.encode(older)) == {d.name for d in encoding.dimensions}
+
+
 def test_a_view_has_the_best_and_the_latest_and_does_not_grow() -> None:
     history = played(400)
     pending = GRAMMAR.derive(np.random.default_rng(99), "linear", SHAPE)
@@ -76,6 +84,18 @@ def test_a_view_has_the_best_and_the_latest_and_does_not_grow() -> None:
     history.add(later)
     assert (later in history, later in view, len(view)) == (True, False, 401)
     assert later in view.ahead([later])
+
+
+def test_what_was_broken_off_is_not_proposed_again_and_not_held_against_it() -> None:
+    history = played(20)
+    derivation = GRAMMAR.derive(np.random.default_rng(99), "linear", SHAPE)
+    history.add(derivation)
+    history.drop(len(history))
+    view = history.view()
+    assert derivation in view
+    assert derivation not in view.pending
+    assert derivation not in [o.derivation for o in view.ended]
+    assert not history.end(len(history), None)
 
 
 def test_the_same_view_and_seed_give_the_same_proposals() -> None:

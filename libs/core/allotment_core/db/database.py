@@ -16,7 +16,7 @@ from allotment_core.db.backend import Backend
 from allotment_core.db.reader import READERS, Readers
 from allotment_core.db.urls import backend_of
 from allotment_core.db.writer import GroupCommitWriter
-from allotment_core.errors import AllotmentError
+from allotment_core.errors import AllotmentError, Unavailable
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -27,9 +27,9 @@ _PRUNE_EVERY_S = 3600.0
 class Database:
     """Works are plain functions of a SQLAlchemy connection, run in threads of the database.
 
-    A work must not commit, and may run more than once: when its caller repeats the request, when
-    another process's write got in between, when the server went away. What it decides has to come
-    out of the connection and its arguments.
+    A work must not commit, nor go on after a statement of it has failed. It may run more than once:
+    when its caller repeats the request, when another process's write got in between, when the
+    server went away. What it decides has to come out of the connection and its arguments.
     """
 
     def __init__(
@@ -102,6 +102,8 @@ class Database:
         await self._prune()
         try:
             response = await self.write(lambda c: self._respond(c, call, work, to_response))
+        except Unavailable:
+            raise  # the caller repeats the request, and finds the answer if there is one
         except (AllotmentError, IntegrityError):
             # Another process may have answered the same request in between: work then failed
             # because it is done.

@@ -31,8 +31,9 @@ QUEUE_LIMIT = 10_000
 BATCH_LIMIT = 512
 BATCH_S = 0.05
 """After this long a batch takes no more works: its first callers have waited enough."""
-PATIENCE_S = 10.0
-"""How long a server's restart or a row that others keep changing is waited for."""
+PATIENCE_S = 4.0
+"""How long a server's restart or a row that others keep changing is waited for. A call that waits
+for a read and for a write still has time to say so, and to be repeated."""
 
 
 @dataclass(slots=True, eq=False)

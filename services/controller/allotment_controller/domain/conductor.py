@@ -28,6 +28,7 @@ from allotment_controller.domain.mixing import Mixing
 from allotment_controller.domain.model_exports import ModelExports
 from allotment_controller.domain.prefetch import Prefetch
 from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.reports import after_report
 from allotment_controller.domain.scheduler import (
     Effects,
     Policy,
@@ -139,7 +140,7 @@ class Conductor:
             if edit.experiment.state is ExperimentState.PAUSED:
                 return
             edit.experiment = edit.experiment.to(ExperimentState.PAUSED)
-            for trial in edit.open_trials():
+            for trial in edit.active_trials():
                 if trial.is_out:
                     effects.stopped.append((trial, "PAUSED"))
                     edit.put_trial(trial.ended_attempt(AttemptCause.PAUSED, None, "", edit.now))
@@ -184,7 +185,11 @@ class Conductor:
                 if isinstance(report, Failure) and report.cause is AttemptCause.PREEMPTED:
                     # It stops by itself: it is on its way out.
                     seat.leaving = True
-                after = edit.put_trial(self._after(trial, report, seat, edit.now))
+                after = edit.put_trial(
+                    after_report(
+                        trial, report, edit.experiment.plan, seat.library_versions, edit.now
+                    )
+                )
                 if isinstance(report, Progress):
                     after = edit.put_trial(judged(edit, after, self._around.halving))
                     if after.state is TrialState.PAUSED:
@@ -195,30 +200,14 @@ class Conductor:
                 kept = trial.kept(report.checkpoint_sha256, report.checkpoint_folds)
                 if kept is not trial:
                     edit.put_trial(kept)
+                elif report.checkpoint_sha256 and not trial.is_open:
+                    effects.settled.append(trial)
 
         await self._change(alter, first=(seat, Acknowledge(key)))
 
     def _trial_of(self, edit: Edit, name: TrialName) -> Trial | None:
         mine = name.experiment == self.name and name.trial_id.isdecimal()
         return edit.trial(int(name.trial_id)) if mine else None
-
-    def _after(self, trial: Trial, report: Report, seat: Seat, now: datetime) -> Trial:
-        sequence = report.key.sequence
-        match report:
-            case Progress():
-                return trial.progressed(
-                    sequence, report.finished_folds, report.fold_count, report.score, now
-                )
-            case Result():
-                return trial.succeeded(sequence, report.result, seat.library_versions, now)
-            case Failure() if report.problem and report.problem.reason == "NOT_A_NUMBER":
-                return trial.stopped(sequence, now)
-            case Failure():
-                return trial.ended_attempt(report.cause, report.problem, report.log_tail, now)
-            case _:
-                if trial.start_time is not None:
-                    return replace(trial, last_sequence=sequence)
-                return trial.started(sequence, now)
 
     async def arrived(self, seat: Seat, running: tuple[RunningTrial, ...]) -> None:
         """A trainer has opened a stream, with these trials in its hands."""
@@ -257,7 +246,7 @@ class Conductor:
             seat.busy = next((r for r in heartbeat.running if r in mine), None)
 
         def alter(edit: Edit, effects: Effects) -> None:
-            for trial in edit.open_trials():
+            for trial in edit.active_trials():
                 here = (trial.lease, trial.lease_epoch) == seat.key
                 named = RunningTrial(trial.name, trial.epoch) in heartbeat.running
                 if lost and trial.is_out and here and not named:
@@ -266,7 +255,7 @@ class Conductor:
         await self._change(alter)
 
     def _out_at(self, seat: Seat) -> list[Trial]:
-        trials = (self._ledger.trials[n] for n in self._ledger.open)
+        trials = (self._ledger.trials[n] for n in self._ledger.active)
         return [t for t in trials if t.is_out and (t.lease, t.lease_epoch) == seat.key]
 
     # One change
@@ -373,6 +362,7 @@ class Conductor:
         )
         effects = advance(edit, self._around.seats.of(self.name), policy)
         effects.stopped = before.stopped + effects.stopped
+        effects.settled = before.settled + effects.settled
         if not edit.experiment.ended:
             edit.experiment = replace(
                 edit.experiment, wait=self._absences.wait(edit, effects.wanted)

@@ -1,6 +1,7 @@
 """All experiments: created, led and ended here; trainers come in here."""
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Coroutine
@@ -32,6 +33,8 @@ R = TypeVar("R")
 _LEASE_POLL_S = 0.05
 _LEASE_KNOWN_WITHIN_S = 5.0
 _GONE_WITHIN_S = 8.0
+_PAUSES_S = (0.5, 2.0, 8.0, 0.0)
+"""Between attempts at letting go of a deleted experiment's blobs."""
 
 
 class Controller:
@@ -46,6 +49,8 @@ class Controller:
         self._started = asyncio.Event()
         """Every experiment that has not ended has its conductor: before that nothing is said about
         any, and none begins."""
+        self._going: dict[ExperimentName, asyncio.Task[None]] = {}
+        """Deleted experiments whose blobs are being released."""
 
     async def start(self) -> None:
         """Takes up every experiment where it was left."""
@@ -119,10 +124,19 @@ class Controller:
 
     async def _begin(self, experiment: Experiment, to_response: Callable[[Experiment], R]) -> R:
         await self._started.wait()
+        if going := self._going.get(experiment.name):
+            # Holds go by name: those of the new experiment must not go with the old one's.
+            await asyncio.wait({going})
         return await self._to_its_end(self._begin_now(experiment, to_response))
 
     async def _begin_now(self, experiment: Experiment, to_response: Callable[[Experiment], R]) -> R:
-        response, fresh = await self._creations.create(experiment, lambda: to_response(experiment))
+        try:
+            response, fresh = await self._creations.create(
+                experiment, lambda: to_response(experiment)
+            )
+        except AllotmentError:
+            self._spawn(self._adopt(experiment.name))
+            raise
         if fresh:
             self._lead(Ledger(experiment))
             spec = experiment.plan.spec
@@ -188,13 +202,31 @@ class Controller:
             edit.experiment = with_budget(experiment, budget, edit.trial_count, edit.now)
         change = edit.close()
         after = experiment if change is None else change.experiment
-        response, fresh = await self._store.answer(change, lambda: to_response(after))
+        try:
+            response, fresh = await self._store.answer(change, lambda: to_response(after))
+        except AllotmentError:
+            self._spawn(self._adopt(experiment.name))
+            raise
         if fresh and change is not None:
             ledger.absorb(change)
             self._lead(ledger)
             log.info("experiment resumed", extra={"experiment": str(experiment.name)})
             self._around.changes.announce(experiment.name)
         return response
+
+    async def _adopt(self, name: ExperimentName) -> None:
+        """Leads an experiment of which nobody knows whether it was stored, if it was: its caller
+        gets the stored answer when it asks again, and nothing else would begin."""
+        while True:
+            try:
+                ledger = await self._store.load(name)
+                break
+            except NotFound:
+                return
+            except AllotmentError:
+                await asyncio.sleep(1.0)
+        if name not in self._conductors and not ledger.experiment.ended:
+            self._lead(ledger)
 
     async def _gone(self, name: ExperimentName) -> None:
         """Returns when an experiment that has ended has let go of everything.
@@ -228,6 +260,8 @@ class Controller:
 
     async def _delete_now(self, name: ExperimentName, etag: str, to_response: Callable[[], R]) -> R:
         response, gone = await self._creations.delete(name, etag, to_response)
+        if gone is None:
+            return response
         conductor = self._conductors.pop(name, None)
         if conductor is not None:
             await conductor.close()
@@ -235,24 +269,29 @@ class Controller:
         for seat in self._around.seats.of(name):
             seat.leaving = True
         self._around.changes.announce(name)
-        if gone is not None:
-            self._spawn(self._let_go(gone))
+        going = self._going[name] = self._spawn(self._let_go(gone))
+        going.add_done_callback(lambda _: self._going.pop(name, None))
         return response
 
     async def _let_go(self, gone: Ledger) -> None:
         """Ends the holds of a deleted experiment's blobs and exports."""
         name = gone.experiment.name
-        try:
-            await self._around.datasets.release(name)
-            for model in gone.models.values():
-                if model.export:
-                    await self._around.exports.delete(model.export)
-        except AllotmentError as e:
-            log.warning("blobs kept", extra={"experiment": str(name), "reason": e.reason})
+        for pause_s in _PAUSES_S:
+            try:
+                await self._around.datasets.release(name)
+                for model in gone.models.values():
+                    if model.export:
+                        with contextlib.suppress(NotFound):
+                            await self._around.exports.delete(model.export)
+                return
+            except AllotmentError as e:
+                log.warning("blobs kept", extra={"experiment": str(name), "reason": e.reason})
+                await asyncio.sleep(pause_s)
 
     def _lead(self, ledger: Ledger) -> None:
         conductor = Conductor(ledger, self._around)
         self._conductors[conductor.name] = conductor
+        self._around.keeper.claim(conductor.name)
         self._spawn(self._conduct(conductor))
 
     async def _conduct(self, conductor: Conductor) -> None:

@@ -89,7 +89,7 @@ def next_trial(
     """
     plan = edit.experiment.plan
     families = frozenset(allowed_families(plan, grammar) & set(offered))
-    for trial in edit.open_trials():
+    for trial in edit.active_trials():
         if trial.state is TrialState.QUEUED and trial.family in families:
             return trial
     if plan.spec.budget.trial_count and edit.trial_count >= plan.spec.budget.trial_count:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 1.0
 _SLOTS_EVERY_S = 30.0
 _LONGEST_BACKOFF_S = 10.0
+_CREATES_AT_ONCE = 32
+"""Leases of one experiment that are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class LeaseKeeper:
         self._times = times
         self.on_lease: Callable[[LeaseView], None] = lambda view: None
         """Hears of every change of a lease."""
+        self._claims: set[ExperimentName] = set()
         self._wants: dict[ExperimentName, int] = {}
         self._leases: dict[str, LeaseView] = {}
         self._held_since: dict[str, tuple[int, float]] = {}
@@ -65,14 +68,20 @@ class LeaseKeeper:
         self.answers = False
         """The allocator's watch is open and its snapshot is complete."""
 
+    def claim(self, holder: ExperimentName) -> None:
+        """An experiment is led, and what it wants is not known yet: its leases stay as they are."""
+        self._claims.add(holder)
+
     def want(self, holder: ExperimentName, count: int) -> None:
         """How many leases an experiment should have from now on."""
+        self._claims.discard(holder)
         if self._wants.get(holder) != count:
             self._wants[holder] = count
             self._wake.set()
 
     def forget(self, holder: ExperimentName) -> None:
         """The experiment has ended: all its leases are released."""
+        self._claims.discard(holder)
         for state in (self._wants, self._failures, self._retry_at):
             state.pop(holder, None)
         self._wake.set()
@@ -184,7 +193,7 @@ class LeaseKeeper:
 
     def _keeps(self, view: LeaseView) -> bool:
         """Whether its trainer is there, or may still come."""
-        if view.holder not in self._wants:
+        if view.holder not in self._wants and view.holder not in self._claims:
             return False
         now = self._clock.monotonic()
         seat = self._seats.get(str(view.name), view.epoch)
@@ -208,6 +217,8 @@ class LeaseKeeper:
                 continue
 
     def _reconcile(self, holder: ExperimentName) -> None:
+        if holder in self._claims:
+            return
         live = []
         for view in self.of(holder):
             if not view.is_live or str(view.name) in self._releasing:
@@ -218,7 +229,8 @@ class LeaseKeeper:
             else:
                 live.append(view)
         surplus = len(live) - self._wants.get(holder, 0)
-        missing = -surplus - self._creating.get(holder, 0)
+        creating = self._creating.get(holder, 0)
+        missing = min(-surplus, _CREATES_AT_ONCE) - creating
         if missing > 0 and self._clock.monotonic() >= self._retry_at.get(holder, 0.0):
             for _ in range(missing):
                 self._creating[holder] = self._creating.get(holder, 0) + 1

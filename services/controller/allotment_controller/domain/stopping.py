@@ -3,7 +3,7 @@
 Pure functions of an edit: its history, the trials' seeds, and nothing else.
 """
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from allotment_controller.domain.decisions import CONSTANT, trial_seed
 from allotment_controller.domain.experiment import Plan
@@ -44,23 +44,21 @@ def judged(edit: Edit, trial: Trial, rule: Halving) -> Trial:
     return trial.put_off(edit.now)
 
 
-def next_promoted(edit: Edit, rule: Halving, passed_over: Collection[int]) -> Trial | None:
+def next_promoted(edit: Edit, rule: Halving, passed_over: Container[int]) -> Trial | None:
     """The trial that was put off and is among the best of its rung now; of the highest rung."""
-    without = frozenset(passed_over)
     for folds in edit.rungs_from_top():
         rung = edit.rung(folds)
-        entry = rung.promotable(rule, without) if rung is not None else None
+        entry = rung.promotable(rule, passed_over) if rung is not None else None
         if entry is not None:
             return edit.trial(entry[1])
     return None
 
 
-def next_paused(edit: Edit, passed_over: Collection[int]) -> Trial | None:
+def next_paused(edit: Edit, passed_over: Container[int]) -> Trial | None:
     """The best trial that was put off, of the highest rung: for when there is nothing new."""
-    without = frozenset(passed_over)
     for folds in edit.rungs_from_top():
         rung = edit.rung(folds)
-        entry = rung.best_paused(without) if rung is not None else None
+        entry = rung.best_paused(passed_over) if rung is not None else None
         if entry is not None:
             return edit.trial(entry[1])
     return None

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from allotment_allocator.adapters.kube.api import Json, KubeApi
-from allotment_core.errors import AllotmentError, OutOfRange
+from allotment_core.errors import AllotmentError, OutOfRange, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Informer:
         """Until cancelled."""
         failures = 0
         while True:
+            heard = False
             try:
                 if not self._version:
                     await self._list()
@@ -65,7 +66,9 @@ class Informer:
                     **self._params,
                 ):
                     self._take(event)
-                    failures = 0
+                    heard, failures = True, 0
+                if heard:
+                    continue
             except OutOfRange:
                 self._version = ""
             except AllotmentError as e:
@@ -73,9 +76,12 @@ class Informer:
                     "watch interrupted",
                     extra={"path": self._path, "reason": e.reason, "error": e.message},
                 )
-                pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
-                failures += 1
-                await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+            except Exception:
+                log.exception("watch broke", extra={"path": self._path})
+                self._version = ""
+            pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+            failures += 1
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 
     async def _list(self) -> None:
         found: dict[str, Json] = {}
@@ -102,7 +108,9 @@ class Informer:
             if item.get("code") == 410:
                 raise OutOfRange("the version is too old", reason="API_SERVER_410")
             self._version = ""
-            return
+            raise Unavailable(
+                f"the watch ended with {str(item.get('message'))[:200]}", reason="API_SERVER_ERROR"
+            )
         self._version = item["metadata"]["resourceVersion"]
         if event["type"] == "BOOKMARK":
             return
