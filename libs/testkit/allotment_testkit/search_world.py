@@ -18,6 +18,7 @@ from allotment_controller.build import build
 from allotment_controller.config import ControllerConfig
 from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
+from allotment_core.names import LeaseName
 from allotment_core.rpc import Service
 from allotment_core.rpc.client import channel
 from allotment_testkit.pretend_trainer import Manners, PretendTrainer
@@ -120,7 +121,8 @@ class SearchWorld:
 
     def _trainer_channel(self, lease: str, epoch: int) -> grpc.aio.Channel:
         assert self._peers is not None
-        token = self._peers.token(Role.TRAINER, lease=lease, lease_epoch=epoch)
+        tenant = str(LeaseName.parse(lease).tenant)
+        token = self._peers.token(Role.TRAINER, tenant, lease=lease, lease_epoch=epoch)
         address = self.served.address if self.served is not None else "127.0.0.1:1"
         return channel(address, token=token, retry_s=0.0)
 
