@@ -16,8 +16,13 @@ TRIALS = 40
 
 def world_in(folder: Path, fold_count: int = 8, sampler: str = "random") -> SearchWorld:
     folder.mkdir(exist_ok=True)
+    # A busy machine may take long to start again: a trainer's work is not to be given up meanwhile.
     world = SearchWorld(
-        folder, early_stopping_saving_s=0.0, early_stopping_grace=4, sampler=sampler
+        folder,
+        early_stopping_saving_s=0.0,
+        early_stopping_grace=4,
+        sampler=sampler,
+        away_grace_s=20.0,
     )
     world.manners.fold_count = fold_count
     world.manners.score = _late_ones_are_bad
