@@ -4,13 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from allotment_controller.adapters import experiences as experience_rows
+from allotment_controller.adapters.experiences import SqlExperiences
 from allotment_controller.adapters.store import SqlStore
 from allotment_controller.build import MIGRATIONS
-from allotment_controller.domain.experiment import Budget, Experiment, ExperimentSpec, Plan
-from allotment_controller.domain.ledger import Edit, Ledger
+from allotment_controller.domain.experiment import (
+    Budget,
+    Experiment,
+    ExperimentSpec,
+    ExperimentState,
+    Plan,
+)
+from allotment_controller.domain.ledger import Change, Edit, Ledger
 from allotment_controller.domain.messages import OfferedFamily
 from allotment_controller.domain.model import Artefact, Model
 from allotment_controller.domain.task import (
@@ -25,13 +34,15 @@ from allotment_controller.domain.task import (
 from allotment_controller.domain.trial import AttemptCause, Trial, TrialResult
 from allotment_core.db import Database
 from allotment_core.errors import Aborted, AlreadyExists, NotFound
-from allotment_core.names import ExperimentName, VersionName
-from allotment_search import Grammar, TaskShape
+from allotment_core.names import ExperimentName, TenantName, VersionName
+from allotment_search import Experience, Grammar, TaskShape, Traits
 from allotment_testkit.clock import ManualClock
 
 NAME = ExperimentName.parse("tenants/t/experiments/e")
 CLOCK = ManualClock()
 NOW = CLOCK.now()
+SHAPE = TaskShape(task="multiclass", row_count=10, numeric_count=2, class_count=3)
+TRAITS = Traits.of(SHAPE, level_count=0, missing_share=0.3, rarest_share=0.1)
 
 
 @pytest.fixture
@@ -61,12 +72,14 @@ def experiment(name: ExperimentName = NAME) -> Experiment:
         spec=spec,
         classes=("a", "b", "none"),
         feature_columns=("p", "q"),
-        shape=TaskShape(task="multiclass", row_count=10, numeric_count=2, class_count=3),
+        shape=SHAPE,
         split=Split(method=SplitMethod.FOLDS, part_count=5, seed=3, group_column="g"),
         warnings=(Notice("W", "careful", "p"),),
         table=b"\x00\xff",
         create_time=NOW,
         deadline=NOW + timedelta(seconds=58.75),
+        traits=TRAITS,
+        portfolio_order=("linear.0123abcd", "lightgbm.89abcdef"),
     )
     return Experiment(name=name, plan=plan, revision=1)
 
@@ -205,3 +218,103 @@ async def test_the_last_offer_of_families_is_kept(store: SqlStore, database: Dat
     assert await SqlStore(database).offered() == [missing, OfferedFamily("linear")]
     await store.offer([OfferedFamily("lightgbm")])
     assert await store.offered() == [OfferedFamily("lightgbm"), OfferedFamily("linear")]
+
+
+def left(loss: float, *, is_regression: bool = False) -> Experience:
+    traits = replace(TRAITS, is_regression=is_regression)
+    return Experience(traits=traits, results={"linear.0123abcd": loss, "lightgbm.89abcdef": None})
+
+
+async def end(store: SqlStore, name: str, after_s: float, **leaves: Any) -> None:
+    """Ends an experiment of this name, that is there or not yet."""
+    parsed = ExperimentName.parse(name)
+    try:
+        ledger = await store.load(parsed)
+    except NotFound:
+        ledger = Ledger(experiment(parsed))
+        await store.create(ledger.experiment, lambda: None)
+    state = ExperimentState.SUCCEEDED
+    ended = replace(
+        ledger.experiment,
+        state=state,
+        end_time=NOW + timedelta(seconds=after_s),
+        revision=ledger.experiment.revision + 1,
+    )
+    base = ledger.experiment.revision
+    await store.commit(Change(ended, (), (), base, **leaves))
+
+
+class TestExperience:
+    @pytest.fixture
+    def experiences(self, database: Database) -> SqlExperiences:
+        return SqlExperiences(database)
+
+    async def test_what_an_experiment_left_is_there_with_its_end(
+        self, store: SqlStore, experiences: SqlExperiences
+    ) -> None:
+        await end(store, "tenants/a/experiments/x", 1, experience=left(0.1))
+        await end(store, "tenants/b/experiments/x", 2, experience=left(0.2))
+        await end(store, "tenants/a/experiments/y", 3, experience=left(0.3, is_regression=True))
+        await end(store, "tenants/a/experiments/z", 4)
+        assert await experiences.past(is_regression=False) == [
+            (TenantName("b"), left(0.2)),
+            (TenantName("a"), left(0.1)),
+        ]
+        assert await experiences.past(is_regression=True) == [
+            (TenantName("a"), left(0.3, is_regression=True))
+        ]
+
+    async def test_a_change_that_is_void_leaves_nothing(
+        self, store: SqlStore, experiences: SqlExperiences
+    ) -> None:
+        await end(store, "tenants/a/experiments/x", 1)
+        stale = replace(experiment(ExperimentName.parse("tenants/a/experiments/x")), revision=9)
+        with pytest.raises(Aborted):
+            await store.commit(Change(stale, (), (), 7, experience=left(0.1)))
+        assert not await experiences.past(is_regression=False)
+
+    async def test_an_experiment_that_ends_again_replaces_what_it_left(
+        self, store: SqlStore, experiences: SqlExperiences
+    ) -> None:
+        for loss in (0.1, 0.4):
+            await end(store, "tenants/a/experiments/x", loss, experience=left(loss))
+        assert await experiences.past(is_regression=False) == [(TenantName("a"), left(0.4))]
+
+    async def test_a_deleted_experiment_takes_it_along(
+        self, store: SqlStore, experiences: SqlExperiences
+    ) -> None:
+        await end(store, "tenants/a/experiments/x", 1, experience=left(0.1))
+        await store.delete(ExperimentName.parse("tenants/a/experiments/x"), "", lambda: None)
+        assert not await experiences.past(is_regression=False)
+
+    async def test_a_tenant_is_forgotten_alone(
+        self, store: SqlStore, experiences: SqlExperiences
+    ) -> None:
+        for name in (
+            "tenants/a/experiments/x",
+            "tenants/a/experiments/y",
+            "tenants/b/experiments/x",
+        ):
+            await end(store, name, 1, experience=left(0.1))
+        await experiences.forget(TenantName("a"))
+        assert await experiences.past(is_regression=False) == [(TenantName("b"), left(0.1))]
+        await end(store, "tenants/b/experiments/y", 2, forgets_experience=True)
+        assert not await experiences.past(is_regression=False)
+
+    async def test_the_newest_are_kept_of_each_tenant_and_of_all(
+        self, store: SqlStore, experiences: SqlExperiences, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(experience_rows, "KEPT", 5)
+        monkeypatch.setattr(experience_rows, "KEPT_OF_TENANT", 3)
+        for number in range(1, 6):
+            await end(
+                store, f"tenants/a/experiments/x{number}", number, experience=left(number / 10)
+            )
+        kept = await experiences.past(is_regression=False)
+        assert [e.results["linear.0123abcd"] for _, e in kept] == [0.5, 0.4, 0.3]
+        for number in range(6, 9):
+            await end(
+                store, f"tenants/b/experiments/x{number}", number, experience=left(number / 10)
+            )
+        kept = await experiences.past(is_regression=False)
+        assert [e.results["linear.0123abcd"] for _, e in kept] == [0.8, 0.7, 0.6, 0.5, 0.4]

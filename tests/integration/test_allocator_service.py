@@ -390,9 +390,19 @@ async def test_tenants_and_their_terms(tmp_path: Path) -> None:
         change.update_mask.paths.append("weight")
         changed = (await site.tenants.UpdateTenant(change)).tenant
         assert (changed.weight, changed.guaranteed_slots) == (3.0, 1)
+        assert not changed.shares_experience
         change.request_id = request_id()
         async with refused(Aborted, "ETAG_MISMATCH"):
             await site.tenants.UpdateTenant(change)
+        consent = pb.UpdateTenantRequest(
+            request_id=request_id(), tenant=pb.Tenant(name=made.name, shares_experience=True)
+        )
+        consent.update_mask.paths.append("shares_experience")
+        changed = (await site.tenants.UpdateTenant(consent)).tenant
+        assert changed.shares_experience
+        assert (changed.weight, changed.guaranteed_slots) == (3.0, 1)
+        change.request_id, change.tenant.etag = request_id(), changed.etag
+        assert (await site.tenants.UpdateTenant(change)).tenant.shares_experience
         listed = await site.tenants.ListTenants(pb.ListTenantsRequest(page_size=1))
         assert [t.name for t in listed.tenants] == ["tenants/acme"]
         rest = await site.tenants.ListTenants(

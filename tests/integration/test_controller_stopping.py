@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from allotment_api.search.v1 import search_pb2 as pb
 from allotment_api.trainer.v1 import session_pb2
 from allotment_testkit.search_world import SearchWorld, all_trials, create, ended, spec
@@ -12,10 +14,15 @@ NAME = "tenants/local/experiments/e"
 TRIALS = 40
 
 
-def world_in(folder: Path, fold_count: int = 8) -> SearchWorld:
+def world_in(folder: Path, fold_count: int = 8, sampler: str = "random") -> SearchWorld:
     folder.mkdir(exist_ok=True)
+    # A busy machine may take long to start again: a trainer's work is not to be given up meanwhile.
     world = SearchWorld(
-        folder, early_stopping_saving_s=0.0, early_stopping_grace=4, sampler="random"
+        folder,
+        early_stopping_saving_s=0.0,
+        early_stopping_grace=4,
+        sampler=sampler,
+        away_grace_s=20.0,
     )
     world.manners.fold_count = fold_count
     world.manners.score = _late_ones_are_bad
@@ -28,18 +35,17 @@ def _late_ones_are_bad(assignment: session_pb2.Assignment) -> float:
     return (number * 0.6180339887) % 1.0 + (5.0 if number >= 28 else 0.0)
 
 
-async def _play(world: SearchWorld, *, kills: int = 0) -> tuple[pb.Experiment, list[pb.Trial]]:
+async def _play(
+    world: SearchWorld, kills_at: tuple[int, ...] = ()
+) -> tuple[pb.Experiment, list[pb.Trial]]:
+    """Played to its end; the controller is killed when so many trials have begun."""
     async with world.open():
-        async with world.controller() as stub:
-            await create(stub, spec(trial_count=TRIALS))
-            if kills:
-                await _trials_begun(stub, 3)
-            else:
-                return await ended(stub, NAME), await all_trials(stub, NAME)
-        for kill in range(1, kills + 1):
+        for number, begun in enumerate((*kills_at, TRIALS)):
             async with world.controller() as stub:
-                if kill < kills:
-                    await _trials_begun(stub, 3 + 8 * kill)
+                if not number:
+                    await create(stub, spec(trial_count=TRIALS))
+                if number < len(kills_at):
+                    await _trials_begun(stub, begun)
                     continue
                 return await ended(stub, NAME), await all_trials(stub, NAME)
     raise AssertionError
@@ -81,13 +87,21 @@ async def test_trials_that_others_beat_are_put_off_and_some_come_back(tmp_path: 
     assert any(owner.startswith(f"{NAME}/checkpoints/") for owner in world.blobs.released)
 
 
-async def test_a_controller_that_is_killed_puts_the_same_trials_off(tmp_path: Path) -> None:
-    _, calm = await _play(world_in(tmp_path / "calm"))
-    end, rough = await _play(world_in(tmp_path / "rough"), kills=2)
+@pytest.mark.parametrize(
+    ("sampler", "kills_at"), [("random", (3, 11)), ("tpe", (3, 22, 24, 26, 28, 30, 32, 34, 36))]
+)
+async def test_a_controller_that_is_killed_puts_the_same_trials_off(
+    tmp_path: Path, sampler: str, kills_at: tuple[int, ...]
+) -> None:
+    _, calm = await _play(world_in(tmp_path / "calm", sampler=sampler))
+    end, rough = await _play(world_in(tmp_path / "rough", sampler=sampler), kills_at)
     assert end.finished_trial_count == TRIALS
 
-    def outcome(trials: list[pb.Trial]) -> list[tuple[str, int, float]]:
-        return [(t.name, t.state, t.score) for t in trials]
+    def outcome(trials: list[pb.Trial]) -> list[tuple[str, int, float, list[bytes]]]:
+        return [
+            (t.name, t.state, t.score, [c.SerializeToString() for c in t.derivation])
+            for t in trials
+        ]
 
     assert outcome(rough) == outcome(calm)
 

@@ -355,7 +355,8 @@ async def update_tenant(world: World) -> Sequence[Message]:
     made = await world.do("TenantService/CreateTenant", _create_tenant(world, "updated"))
     request = allocator_pb2.UpdateTenantRequest(request_id=world.new_id(), tenant=made.tenant)
     request.tenant.weight = 3.0
-    request.update_mask.paths.append("weight")
+    request.tenant.shares_experience = True
+    request.update_mask.paths.extend(["weight", "shares_experience"])
     return [request]
 
 

@@ -201,6 +201,10 @@ def test_tenants_tokens_and_what_they_may_see(
     assert (changed.weight, changed.quota_slots) == (3, 1)
     with pytest.raises(errors.Aborted):
         client.tenants.update(tenant, weight=4, etag=tenant.etag)
+    assert not changed.shares_experience
+    sharing = client.tenants.update("acme", shares_experience=True)
+    assert (sharing.shares_experience, sharing.weight) == (True, 3)
+    assert not client.tenants.update("acme", shares_experience=False).shares_experience
     assert {"tenants/acme", "tenants/local"} <= {t.name for t in client.tenants.list()}
     token = client.tenants.issue_token("acme", role=Role.VIEWER, ttl_s=600).token
     with system.client(token=token) as viewer:

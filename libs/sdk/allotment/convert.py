@@ -346,6 +346,7 @@ def tenant(wire: allocator.Tenant) -> types.Tenant:
         weight=wire.weight,
         guaranteed_slots=wire.guaranteed_slots,
         quota_slots=wire.quota_slots,
+        shares_experience=wire.shares_experience,
         create_time=_at(wire.create_time),
         update_time=_at(wire.update_time),
         etag=wire.etag,

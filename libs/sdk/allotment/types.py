@@ -289,6 +289,8 @@ class Tenant:
     guaranteed_slots: int
     quota_slots: int
     """0: no limit."""
+    shares_experience: bool
+    """It consents to others' learning from its tasks, and learns from those of others who do."""
     create_time: datetime
     update_time: datetime
     etag: str

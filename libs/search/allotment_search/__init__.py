@@ -1,6 +1,7 @@
 """The space of pipelines, and who chooses from it. Pure; Optuna is loaded late."""
 
 from allotment_search.derivation import Choice, Derivation, Value
+from allotment_search.experience import Experience, Traits
 from allotment_search.grammar import Grammar
 from allotment_search.history import History, HistoryView, Outcome
 from allotment_search.origins import Origin
@@ -23,6 +24,7 @@ __all__ = [
     "Choice",
     "Component",
     "Derivation",
+    "Experience",
     "Grammar",
     "History",
     "HistoryView",
@@ -36,6 +38,7 @@ __all__ = [
     "SamplerKind",
     "TaskShape",
     "TpeSampler",
+    "Traits",
     "Value",
     "load_optuna",
     "next_default",

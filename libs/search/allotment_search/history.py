@@ -115,25 +115,16 @@ class History:
         """All of them, in order."""
         return self._numbers.keys()
 
-    def view(self, limit: int = VIEW_LIMIT, *, unseen: int = 0) -> HistoryView:
-        """At most ``limit`` ended ones: the better half of them the best, the others the latest.
-
-        The one of number ``unseen`` counts as pending, whatever has become of it.
-        """
-        chosen: dict[int, Outcome] = {}
-        for _, number in self._best[: (limit + 1) // 2 + 1]:
-            if number != unseen and len(chosen) < (limit + 1) // 2:
-                chosen[number] = self._kept[number]
-        hidden = [o.derivation for o in self._latest if o.number == unseen]
+    def view(self, limit: int = VIEW_LIMIT) -> HistoryView:
+        """At most ``limit`` ended ones: the better half of them the best, the others the latest."""
+        chosen = {number: self._kept[number] for _, number in self._best[: (limit + 1) // 2]}
         for outcome in reversed(self._latest):
             if len(chosen) >= limit:
                 break
-            if outcome.number != unseen:
-                chosen.setdefault(outcome.number, outcome)
-        latest = list(islice(reversed(self._pending.values()), _PENDING_LIMIT))
-        pending = [*reversed(latest), *hidden]
+            chosen.setdefault(outcome.number, outcome)
+        pending = list(islice(reversed(self._pending.values()), _PENDING_LIMIT))
         ended = tuple(chosen[n] for n in sorted(chosen))
-        return HistoryView(ended, tuple(pending), self._numbers, self._count)
+        return HistoryView(ended, tuple(reversed(pending)), self._numbers, self._count)
 
     def __len__(self) -> int:
         return self._count

@@ -96,9 +96,13 @@ def next_default(
     families: Collection[str],
     history: Known,
     affordable: Callable[[Derivation], bool] = lambda _: True,
+    order: tuple[str, ...] = (),
 ) -> Proposal | None:
-    """The first of the portfolio that is new and affordable; the constant predictor always is."""
-    for entry in plan(grammar, shape, frozenset(families)):
+    """The first of the portfolio that is new and affordable; the constant predictor always is.
+
+    ``order``: of what was learnt, as `plan` takes it.
+    """
+    for entry in plan(grammar, shape, frozenset(families), order):
         if entry.derivation in history:
             continue
         if entry.origin == "CONSTANT" or affordable(entry.derivation):

@@ -1,5 +1,6 @@
 """What is tried first on every task: plain defaults, then what earlier tasks have taught."""
 
+import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -25,6 +26,12 @@ class Learnt:
     family: str
     choices: Mapping[str, Value]
 
+    @property
+    def key(self) -> str:
+        """Names the configuration, on every task and in every release that has it."""
+        text = json.dumps(self.choices, sort_keys=True)
+        return f"{self.family}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -32,16 +39,25 @@ class Planned:
 
     derivation: Derivation
     origin: Origin
+    key: str = ""
+    """Of what was learnt alone."""
 
 
 @lru_cache(maxsize=256)
-def plan(grammar: Grammar, shape: TaskShape, families: frozenset[str]) -> tuple[Planned, ...]:
+def plan(
+    grammar: Grammar, shape: TaskShape, families: frozenset[str], order: tuple[str, ...] = ()
+) -> tuple[Planned, ...]:
     """The portfolio in order: the constant predictor, the plain defaults, what was learnt.
 
-    Defaults that could not be learnt about, those of text columns, keep their place. Entries keep
-    this order while they are cheap; dearer ones wait, by powers of four of cost.
+    What was learnt stands by ``order``, keys of its entries; what that does not name comes after
+    it, as shipped. Defaults that could not be learnt about, those of text columns, keep their
+    place. Entries keep this order while they are cheap; dearer ones wait, by powers of four of
+    cost.
     """
     learnt = [e for e in _learnt(grammar.name) if e.family in families]
+    if order:
+        places = {key: place for place, key in enumerate(order)}
+        learnt.sort(key=lambda e: places.get(e.key, len(places)))
     planned: dict[Derivation, Planned] = {}
     for entry in grammar.portfolio:
         fits = entry.family in families and grammar.default_fits(entry.family, entry.default, shape)
@@ -57,7 +73,7 @@ def plan(grammar: Grammar, shape: TaskShape, families: frozenset[str]) -> tuple[
     for known in learnt:
         found = grammar.following(known.family, known.choices, shape)
         if found is not None:
-            planned.setdefault(found, Planned(found, "PORTFOLIO"))
+            planned.setdefault(found, Planned(found, "PORTFOLIO", known.key))
     return tuple(
         sorted(planned.values(), key=lambda p: _cost_class(grammar.cost_s(p.derivation, shape), p))
     )

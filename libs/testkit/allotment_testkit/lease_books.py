@@ -32,7 +32,9 @@ class BooksStore(Protocol):
 
 def tenant(name: TenantName = ACME) -> Tenant:
     terms = Terms(weight=0.1 + 0.2, guaranteed_slots=2, quota_slots=7)
-    return Tenant(name=name, terms=terms, create_time=NOW, update_time=NOW)
+    return Tenant(
+        name=name, terms=terms, create_time=NOW, update_time=NOW, shares_experience=name == ACME
+    )
 
 
 def lease(lease_id: str, of: TenantName = ACME, *, after_s: float = 0.0) -> Lease:

@@ -134,6 +134,28 @@ class PretendPools:
         return allocator_pb2.ListPoolsResponse(pools=[pool])
 
 
+@_with_the_rest(allocator_pb2.DESCRIPTOR.services_by_name["TenantService"])
+class PretendTenants:
+    """Every tenant is there but those in ``gone``; those in ``sharing`` share their experience."""
+
+    def __init__(self) -> None:
+        self.sharing: set[str] = set()
+        self.gone: set[str] = set()
+        self.hangs = False
+
+    async def GetTenant(
+        self, request: allocator_pb2.GetTenantRequest, context: Any
+    ) -> allocator_pb2.GetTenantResponse:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if request.name in self.gone:
+            raise NotFound(f"there is no tenant {request.name}")
+        tenant = allocator_pb2.Tenant(
+            name=request.name, shares_experience=request.name in self.sharing
+        )
+        return allocator_pb2.GetTenantResponse(tenant=tenant)
+
+
 @_with_the_rest(allocator_pb2.DESCRIPTOR.services_by_name["LeaseService"])
 class PretendAllocator:
     """Grants leases in the order of asking, up to its slots. ``on_grant`` starts a trainer."""

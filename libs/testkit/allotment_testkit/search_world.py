@@ -18,6 +18,7 @@ from allotment_controller.build import build
 from allotment_controller.config import ControllerConfig
 from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
+from allotment_core.names import LeaseName
 from allotment_core.rpc import Service
 from allotment_core.rpc.client import channel
 from allotment_testkit.pretend_trainer import Manners, PretendTrainer
@@ -28,6 +29,7 @@ from allotment_testkit.search_system import (
     PretendDatasets,
     PretendExporter,
     PretendPools,
+    PretendTenants,
 )
 
 VERSION = "tenants/local/datasets/d/versions/latest"
@@ -43,6 +45,7 @@ class SearchWorld:
         self.blobs = PretendBlobs()
         self.allocator = PretendAllocator(slot_count)
         self.exporter = PretendExporter()
+        self.tenants = PretendTenants()
         self.manners = Manners()
         self.trainers: list[PretendTrainer] = []
         self.signer = new_signer()
@@ -61,6 +64,7 @@ class SearchWorld:
                 (dataset_pb2_grpc.add_DatasetServiceServicer_to_server, self.datasets),
                 (blob_pb2_grpc.add_BlobServiceServicer_to_server, self.blobs),
                 (allocator_pb2_grpc.add_PoolServiceServicer_to_server, self._pools),
+                (allocator_pb2_grpc.add_TenantServiceServicer_to_server, self.tenants),
                 (allocator_pb2_grpc.add_LeaseServiceServicer_to_server, self.allocator),
                 (exporter_pb2_grpc.add_ExportServiceServicer_to_server, self.exporter),
             ],
@@ -117,7 +121,8 @@ class SearchWorld:
 
     def _trainer_channel(self, lease: str, epoch: int) -> grpc.aio.Channel:
         assert self._peers is not None
-        token = self._peers.token(Role.TRAINER, lease=lease, lease_epoch=epoch)
+        tenant = str(LeaseName.parse(lease).tenant)
+        token = self._peers.token(Role.TRAINER, tenant, lease=lease, lease_epoch=epoch)
         address = self.served.address if self.served is not None else "127.0.0.1:1"
         return channel(address, token=token, retry_s=0.0)
 

@@ -68,6 +68,7 @@ def tenant_message(tenant: Tenant) -> pb.Tenant:
         quota_slots=tenant.terms.quota_slots,
         guaranteed_gpus=tenant.terms.guaranteed_gpus,
         quota_gpus=tenant.terms.quota_gpus,
+        shares_experience=tenant.shares_experience,
         create_time=timestamp(tenant.create_time),
         update_time=timestamp(tenant.update_time),
         etag=tenant.etag,

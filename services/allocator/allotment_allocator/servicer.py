@@ -79,7 +79,7 @@ class TenantServicer:
         name = TenantName(check_tenant_id(request.tenant_id))
         terms = convert.terms(request.tenant)
         return await self._desk.respond(
-            lambda a: a.create_tenant(name, terms),
+            lambda a: a.create_tenant(name, terms, request.tenant.shares_experience),
             lambda tenant: pb.CreateTenantResponse(tenant=convert.tenant_message(tenant)),
         )
 
@@ -112,6 +112,7 @@ class TenantServicer:
             "quota_slots": new.quota_slots,
             "guaranteed_gpus": new.guaranteed_gpus,
             "quota_gpus": new.quota_gpus,
+            "shares_experience": new.shares_experience,
         }
         paths = tuple(request.update_mask.paths)
         return await self._desk.respond(

@@ -7,13 +7,16 @@ import grpc.aio
 from allotment_api.search.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
 from allotment_api.trainer.v1.session_pb2_grpc import add_TrainerServiceServicer_to_server
 from allotment_controller.adapters.changes import Announcements
+from allotment_controller.adapters.consents import GrpcConsents
 from allotment_controller.adapters.datasets import GrpcDatasets
+from allotment_controller.adapters.experiences import SqlExperiences
 from allotment_controller.adapters.exports import GrpcExports
 from allotment_controller.adapters.leases import GrpcLeases
 from allotment_controller.adapters.sampling import ThreadedSampling
 from allotment_controller.adapters.store import SqlStore
 from allotment_controller.config import ControllerConfig
 from allotment_controller.domain.controller import Controller
+from allotment_controller.domain.experience import Experiences
 from allotment_controller.domain.keeper import KeeperTimes, LeaseKeeper
 from allotment_controller.domain.seat import Seats
 from allotment_controller.domain.surroundings import Surroundings
@@ -45,12 +48,15 @@ async def build(
     announcements = Announcements()
     grammar = Grammar.load("tabular")
     seats = Seats()
-    keeper = LeaseKeeper(GrpcLeases((allocator or dataset)()), seats, clock, _keeper_times(config))
+    to_allocator = (allocator or dataset)()
+    keeper = LeaseKeeper(GrpcLeases(to_allocator), seats, clock, _keeper_times(config))
+    experiences = Experiences(SqlExperiences(database), GrpcConsents(to_allocator), grammar)
     sampling = ThreadedSampling() if config.sampler == "tpe" else None
     around = Surroundings(
         store=store,
         datasets=GrpcDatasets(dataset()),
         exports=GrpcExports((exporter or dataset)()),
+        experiences=experiences,
         keeper=keeper,
         seats=seats,
         changes=announcements,

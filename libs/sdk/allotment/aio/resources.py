@@ -55,13 +55,19 @@ class Tenants(Group):
         weight: float = 1.0,
         guaranteed_slots: int = 0,
         quota_slots: int = 0,
+        shares_experience: bool = False,
     ) -> Tenant:
-        """`quota_slots` 0 is no limit."""
+        """`quota_slots` 0 is no limit. `shares_experience`: what is tried first is learnt from its
+        tasks and those of all others who share theirs, by counts and scores alone.
+        """
         request = wire.CreateTenantRequest(
             request_id=new_request_id(),
             tenant_id=tenant_id.removeprefix("tenants/"),
             tenant=wire.Tenant(
-                weight=weight, guaranteed_slots=guaranteed_slots, quota_slots=quota_slots
+                weight=weight,
+                guaranteed_slots=guaranteed_slots,
+                quota_slots=quota_slots,
+                shares_experience=shares_experience,
             ),
         )
         return convert.tenant((await self._call(self._stub.CreateTenant, request)).tenant)
@@ -86,6 +92,7 @@ class Tenants(Group):
         weight: float | None = None,
         guaranteed_slots: int | None = None,
         quota_slots: int | None = None,
+        shares_experience: bool | None = None,
         etag: str = "",
     ) -> Tenant:
         """Changes what is given and leaves the rest. Raises: Aborted when the etag is not the
@@ -103,10 +110,13 @@ class Tenants(Group):
         if quota_slots is not None:
             request.tenant.quota_slots = quota_slots
             request.update_mask.paths.append("quota_slots")
+        if shares_experience is not None:
+            request.tenant.shares_experience = shares_experience
+            request.update_mask.paths.append("shares_experience")
         if not request.update_mask.paths:
             raise InvalidArgument(
                 f"nothing to change on {clip(request.tenant.name)}; "
-                "give weight, guaranteed_slots or quota_slots",
+                "give weight, guaranteed_slots, quota_slots or shares_experience",
                 reason="NOTHING_TO_CHANGE",
             )
         return convert.tenant((await self._call(self._stub.UpdateTenant, request)).tenant)

@@ -13,6 +13,8 @@ app = typer.Typer(help="Who shares the pools.")
 token_app = typer.Typer(help="Tokens.", no_args_is_help=True)
 GuaranteeOption = Annotated[int | None, typer.Option(help="Slots it always gets back.", min=0)]
 QuotaOption = Annotated[int | None, typer.Option(help="Slots held at once; 0: no limit.", min=0)]
+SHARE = "--share-experience/--no-share-experience"
+SHARE_HELP = "Learn what to try first from its tasks and from those of other tenants who share."
 
 
 @app.callback(invoke_without_command=True)
@@ -30,13 +32,14 @@ def list_tenants(as_json: JsonOption = False) -> None:
         print_json(found)
         return
     print_table(
-        ("TENANT", "WEIGHT", "GUARANTEED", "QUOTA", "CREATED"),
+        ("TENANT", "WEIGHT", "GUARANTEED", "QUOTA", "SHARES", "CREATED"),
         (
             (
                 t.name.removeprefix("tenants/"),
                 f"{t.weight:g}",
                 str(t.guaranteed_slots),
                 str(t.quota_slots or "none"),
+                "yes" if t.shares_experience else "no",
                 moment(t.create_time),
             )
             for t in found
@@ -51,12 +54,17 @@ def create(
     weight: Annotated[float, typer.Option(help="Share of contended slots.")] = 1.0,
     guaranteed: Annotated[int, typer.Option(help="Slots it always gets back.", min=0)] = 0,
     quota: Annotated[int, typer.Option(help="Slots held at once; 0: no limit.", min=0)] = 0,
+    share: Annotated[bool, typer.Option(SHARE, help=SHARE_HELP)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Add a tenant."""
     with connect() as client:
         made = client.tenants.create(
-            tenant, weight=weight, guaranteed_slots=guaranteed, quota_slots=quota
+            tenant,
+            weight=weight,
+            guaranteed_slots=guaranteed,
+            quota_slots=quota,
+            shares_experience=share,
         )
     _print_tenant(made, as_json)
 
@@ -77,12 +85,17 @@ def update(
     weight: Annotated[float | None, typer.Option(help="Share of contended slots.")] = None,
     guaranteed: GuaranteeOption = None,
     quota: QuotaOption = None,
+    share: Annotated[bool | None, typer.Option(SHARE, help=SHARE_HELP)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a tenant's share."""
+    """Change a tenant's share, or its consent to learning from its tasks."""
     with connect() as client:
         changed = client.tenants.update(
-            tenant, weight=weight, guaranteed_slots=guaranteed, quota_slots=quota
+            tenant,
+            weight=weight,
+            guaranteed_slots=guaranteed,
+            quota_slots=quota,
+            shares_experience=share,
         )
     _print_tenant(changed, as_json)
 
@@ -121,6 +134,7 @@ def _print_tenant(found: Tenant, as_json: bool) -> None:
             "weight": f"{found.weight:g}",
             "guaranteed slots": str(found.guaranteed_slots),
             "quota": str(found.quota_slots or "none"),
+            "shares experience": "yes" if found.shares_experience else "no",
             "created": moment(found.create_time),
         }
     )

@@ -16,6 +16,7 @@ tenants = sa.Table(
     sa.Column("quota_slots", sa.Integer, nullable=False),
     sa.Column("guaranteed_gpus", sa.Integer, nullable=False),
     sa.Column("quota_gpus", sa.Integer, nullable=False),
+    sa.Column("shares_experience", sa.Boolean, nullable=False),
     sa.Column("create_time", sa.BigInteger, nullable=False),
     sa.Column("update_time", sa.BigInteger, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),

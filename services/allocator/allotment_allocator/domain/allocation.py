@@ -34,7 +34,8 @@ from allotment_core.errors import (
 from allotment_core.etags import check_etag
 from allotment_core.names import ExperimentName, LeaseName, TenantName, new_id
 
-MASK_PATHS = ("weight", "guaranteed_slots", "quota_slots", "guaranteed_gpus", "quota_gpus")
+_TERMS = ("weight", "guaranteed_slots", "quota_slots", "guaranteed_gpus", "quota_gpus")
+MASK_PATHS = (*_TERMS, "shares_experience")
 _WHY = {
     RevocationReason.GUARANTEE: "a tenant below its guarantee needs the slots",
     RevocationReason.FAIR_SHARE: "somebody with fewer slots for its weight needs them",
@@ -84,14 +85,22 @@ class Allocation:
             raise not_found(name)
         return tenant
 
-    def create_tenant(self, name: TenantName, terms: Terms) -> Tenant:
+    def create_tenant(
+        self, name: TenantName, terms: Terms, shares_experience: bool = False
+    ) -> Tenant:
         """Raises: AlreadyExists, FailedPrecondition (GUARANTEES_EXCEED_POOL)."""
         if self._books.tenant(name) is not None:
             raise AlreadyExists(
                 f"{name} exists already; update it, or choose another tenant_id",
                 reason="TENANT_EXISTS",
             )
-        tenant = Tenant(name=name, terms=terms, create_time=self.now, update_time=self.now)
+        tenant = Tenant(
+            name=name,
+            terms=terms,
+            shares_experience=shares_experience,
+            create_time=self.now,
+            update_time=self.now,
+        )
         check_guarantees(self._books.tenants(), tenant, self._capacity())
         self._books.put_tenant(tenant)
         return tenant
@@ -99,7 +108,7 @@ class Allocation:
     def update_tenant(
         self, name: TenantName, values: Mapping[str, float], paths: Sequence[str], etag: str
     ) -> Tenant:
-        """Sets the terms that the paths name (none: all).
+        """Sets what the paths name (none: all).
 
         Raises: NotFound, InvalidArgument, Aborted (ETAG_MISMATCH), FailedPrecondition.
         """
@@ -112,8 +121,9 @@ class Allocation:
                     violations=(FieldViolation("update_mask", f"one of {', '.join(MASK_PATHS)}"),),
                 )
         chosen = {path: values[path] for path in paths or MASK_PATHS}
+        shares = bool(chosen.pop("shares_experience", tenant.shares_experience))
         terms = replace(tenant.terms, **chosen)  # type: ignore[arg-type]
-        changed = tenant.changed(terms, self.now)
+        changed = tenant.changed(terms, shares, self.now)
         check_guarantees(self._books.tenants(), changed, self._capacity())
         self._books.put_tenant(changed)
         return changed

@@ -73,14 +73,22 @@ class Tenant:
     terms: Terms
     create_time: datetime
     update_time: datetime
+    shares_experience: bool = False
+    """It consents to others' learning from its tasks."""
     revision: int = 1
 
     @property
     def etag(self) -> str:
         return etag_of(f"{self.name} {self.create_time.isoformat()} {self.revision}".encode())
 
-    def changed(self, terms: Terms, now: datetime) -> "Tenant":
-        return replace(self, terms=terms, update_time=now, revision=self.revision + 1)
+    def changed(self, terms: Terms, shares_experience: bool, now: datetime) -> "Tenant":
+        return replace(
+            self,
+            terms=terms,
+            shares_experience=shares_experience,
+            update_time=now,
+            revision=self.revision + 1,
+        )
 
 
 def check_guarantees(

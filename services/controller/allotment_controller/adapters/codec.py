@@ -19,7 +19,7 @@ from allotment_controller.domain.task import (
 )
 from allotment_controller.domain.trial import AttemptCause, Basis, Trial, TrialResult
 from allotment_core.names import VersionName
-from allotment_search import Choice, Derivation, TaskShape
+from allotment_search import Choice, Derivation, TaskShape, Traits
 from allotment_search.halving import Audit
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +79,8 @@ def plan_to_json(plan: Plan) -> str:
             "deadline": to_us(plan.deadline),
             "resume_time": to_us(plan.resume_time),
             "refit": None if plan.refit is None else _refit_to_json(plan.refit),
+            "traits": None if plan.traits is None else asdict(plan.traits),
+            "portfolio_order": plan.portfolio_order,
         }
     )
 
@@ -108,6 +110,8 @@ def plan_from_json(text: str, table: bytes) -> Plan:
         deadline=from_us(raw["deadline"]),
         resume_time=from_us(raw.get("resume_time")),
         refit=_refit_from_json(raw.get("refit")),
+        traits=Traits(**raw["traits"]) if raw.get("traits") else None,
+        portfolio_order=tuple(raw.get("portfolio_order", ())),
     )
 
 
@@ -155,6 +159,7 @@ def trial_to_json(trial: Trial) -> str:
             "checkpoint_sha256": trial.checkpoint_sha256,
             "checkpoint_folds": trial.checkpoint_folds,
             "spent_s": trial.spent_s,
+            "create_revision": trial.create_revision,
         }
     )
 

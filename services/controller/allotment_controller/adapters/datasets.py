@@ -66,6 +66,8 @@ class GrpcDatasets:
             labelled_row_count=response.labelled_row_count,
             classes=tuple(c.label for c in response.classes),
             warnings=tuple(convert.notice(w) for w in response.warnings),
+            rarest_share=min((c.count for c in response.classes), default=0)
+            / max(1, response.labelled_row_count),
         )
 
     async def hold(self, owner: ModelName, sha256s: Sequence[str]) -> None:
@@ -127,4 +129,6 @@ def _column(message: table_pb2.Column) -> ColumnView:
         ignored=message.role == table_pb2.COLUMN_ROLE_IGNORED,
         role=table_pb2.ColumnRole.Name(message.role).removeprefix("COLUMN_ROLE_").lower(),
         minimum=statistics.minimum if statistics.HasField("minimum") else None,
+        missing_count=statistics.missing_count,
+        distinct_count=statistics.distinct_count,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from allotment_controller.adapters import codec
+from allotment_controller.adapters import codec, experiences
 from allotment_controller.adapters.schema import experiments, models, trials
 from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.ledger import Change, Ledger
@@ -69,6 +69,7 @@ def apply(connection: sa.Connection, change: Change) -> None:
         upserts.put(connection, trials, _of_trial(key, trial), "experiment", "number")
     for model in change.models:
         upserts.put(connection, models, _of_model(key, model), "experiment", "number")
+    experiences.apply(connection, key, change)
 
 
 def _moving(experiment: Experiment) -> dict[str, Any]:

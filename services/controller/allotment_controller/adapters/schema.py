@@ -66,6 +66,24 @@ models = sa.Table(
     sa.Index("models_revision", "experiment", "revision"),
 )
 
+experience = sa.Table(
+    "experience",
+    metadata,
+    sa.Column(
+        "experiment",
+        sa.Integer,
+        sa.ForeignKey("experiments.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    sa.Column("tenant", sa.String(80), nullable=False),
+    sa.Column("is_regression", sa.Boolean, nullable=False),
+    sa.Column("end_time", sa.BigInteger, nullable=False),
+    sa.Column("traits", sa.Text, nullable=False),
+    sa.Column("results", sa.Text, nullable=False),
+    sa.Index("experience_tenant", "tenant", "end_time"),
+)
+"""Of tenants that consent. The tenant is there so that what it left can be forgotten."""
+
 families = sa.Table(
     "families",
     metadata,

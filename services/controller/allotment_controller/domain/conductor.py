@@ -271,6 +271,7 @@ class Conductor:
             edit, effects, prepared = self._edit_all(together)
             change = edit.close()
             if change is not None:
+                change = await self._around.experiences.left_by(self._ledger, change)
                 self._in_doubt = True
                 await self._around.store.commit(change)
                 self._in_doubt = False
@@ -328,6 +329,8 @@ class Conductor:
             await self._resolve_doubt()
             edit, effects, prepared = self._edit(alter)
             change = edit.close()
+            if change is not None:
+                change = await self._around.experiences.left_by(self._ledger, change)
             after = self.experiment if change is None else change.experiment
             self._in_doubt = True
             # If it is not known what became of it nobody but the next step looks.

@@ -12,7 +12,7 @@ from allotment_controller.domain.ports import ColumnView, TableView, TargetView
 from allotment_controller.domain.task import Metric, TaskType
 from allotment_core.errors import FieldViolation, InvalidArgument, clip
 from allotment_core.names import VersionName
-from allotment_search import Grammar, TaskShape
+from allotment_search import Grammar, TaskShape, Traits
 
 MIN_ROW_COUNT = 5
 MAX_CLASS_COUNT = 1000
@@ -141,6 +141,7 @@ def make_plan(
         table=table.table,
         create_time=now,
         deadline=deadline_of(wish.budget, now),
+        traits=_traits(shape, table, target, features),
     )
 
 
@@ -157,6 +158,18 @@ def _shape(
         text_count=sum(c.type == "text" for c in features),
         class_count=len(target.classes),
         target_minimum=minimum if target.task is TaskType.REGRESSION else None,
+    )
+
+
+def _traits(
+    shape: TaskShape, table: TableView, target: TargetView, features: Collection[ColumnView]
+) -> Traits:
+    cell_count = table.row_count * len(features)
+    return Traits.of(
+        shape,
+        level_count=max((c.distinct_count for c in features if c.type == "categorical"), default=0),
+        missing_share=sum(c.missing_count for c in features) / max(1, cell_count),
+        rarest_share=target.rarest_share,
     )
 
 

@@ -99,7 +99,8 @@ def next_trial(
     may = partial(affordable, grammar, plan.shape, tuple(edit.ledger.timings), left_s)
     proposal = None
     if not edit.ledger.is_past_defaults(grammar, families):
-        proposal = next_default(grammar, plan.shape, families, known, may)
+        order = plan.portfolio_order
+        proposal = next_default(grammar, plan.shape, families, known, may, order)
     basis = None
     if proposal is None and prepared is not None:
         ready = prepared.take(known.__contains__, families, may)

@@ -7,7 +7,7 @@ from datetime import datetime
 from allotment_controller.domain.task import Metric, Notice, Problem, Split, TaskType, Wait
 from allotment_core.names import ExperimentName, VersionName
 from allotment_core.states import Moves
-from allotment_search import Derivation, TaskShape
+from allotment_search import Derivation, TaskShape, Traits
 from allotment_search.halving import Audit
 
 
@@ -101,6 +101,10 @@ class Plan:
     """When it was last given a new budget."""
     refit: Refit | None = None
     """None: a search."""
+    traits: Traits | None = None
+    """What it is compared with other tasks by; None: it was planned before there were any."""
+    portfolio_order: tuple[str, ...] = ()
+    """Keys of the learnt portfolio in the order of play; empty: as shipped."""
 
     @property
     def begin_time(self) -> datetime:

@@ -14,7 +14,14 @@ from allotment_controller.domain.experiment import Experiment, ExperimentState
 from allotment_controller.domain.model import MixState, Model, ModelState, mix_is_due
 from allotment_controller.domain.task import Metric
 from allotment_controller.domain.trial import Trial, TrialState
-from allotment_search import Derivation, Grammar, History, untried_defaults
+from allotment_search import (
+    Derivation,
+    Experience,
+    Grammar,
+    History,
+    HistoryView,
+    untried_defaults,
+)
 from allotment_search.halving import Audit, Halving, Rung
 
 _TIMINGS_KEPT = 40
@@ -45,6 +52,8 @@ class Ledger:
         self.contenders: dict[int, float] = {}
         """Succeeded trials that no model was made of, by their loss."""
         self.history = History()
+        self._last_end = 0
+        """The revision at which the newest outcome came."""
         self._past_defaults: set[frozenset[str]] = set()
         self._bar: float | None = None
         """The loss of the best model that is ready: no worse trial becomes one."""
@@ -109,6 +118,25 @@ class Ledger:
             self._past_defaults.add(families)
         return True
 
+    def view_as_of(self, revision: int) -> HistoryView:
+        """What a sampler saw at a revision since which no trial was begun: what has ended later
+        was pending then."""
+        if self._last_end <= revision:
+            return self.history.view()
+        seen = History(self.trials[n].derivation for n in sorted(self.trials))
+        ended = (t for t in self.trials.values() if not t.is_open and t.revision <= revision)
+        for trial in sorted(ended, key=lambda t: t.revision):
+            self._tell(seen, trial)
+        return seen.view()
+
+    def _tell(self, history: History, trial: Trial) -> bool:
+        """A trial has ended; whether that is an outcome, and news."""
+        if trial.state is TrialState.CANCELLED and not trial.paused_at:
+            # Its time was over: that it has no score is no fault of its configuration.
+            history.drop(trial.number)
+            return False
+        return history.end(trial.number, self._loss(trial))
+
     def _absorb_trial(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
         if trial.number > len(self.history):
@@ -121,12 +149,9 @@ class Ledger:
             self.open.add(trial.number)
             return
         self.open.discard(trial.number)
-        if trial.state is TrialState.CANCELLED and not trial.paused_at:
-            # Its time was over: that it has no score is no fault of its configuration.
-            self.history.drop(trial.number)
-            return
+        self._last_end = max(self._last_end, trial.revision)
         loss = self._loss(trial)
-        if self.history.end(trial.number, loss) and loss is not None:
+        if self._tell(self.history, trial) and loss is not None:
             self.success_count += 1
             self.succeeded.append(trial.number)
             self._finished[trial.family] += 1
@@ -199,6 +224,10 @@ class Change:
     base_revision: int
     """The revision that the change was made of; another one in the store voids it."""
     has_new_plan: bool = False
+    experience: Experience | None = None
+    """What the experiment leaves with its end."""
+    forgets_experience: bool = False
+    """Its tenant does not consent: what any of its experiments left goes."""
 
 
 class Known:
@@ -352,15 +381,17 @@ class Edit:
         if not self._trials and not self._models and counted == self.ledger.experiment:
             return None
         revision = base = self.ledger.experiment.revision
+        after = base + len(self._trials) + len(self._models) + 1
         trials, models = [], []
         for trial in self._trials.values():
             revision += 1
-            trials.append(replace(trial, revision=revision))
+            begun = trial.create_revision if trial.number in self.ledger.trials else after
+            trials.append(replace(trial, revision=revision, create_revision=begun))
         for model in self._models.values():
             revision += 1
             models.append(replace(model, revision=revision))
         return Change(
-            experiment=replace(counted, revision=revision + 1),
+            experiment=replace(counted, revision=after),
             trials=tuple(trials),
             models=tuple(models),
             base_revision=base,

@@ -19,7 +19,7 @@ from allotment_core.names import (
     TrialName,
     VersionName,
 )
-from allotment_search import Proposal
+from allotment_search import Experience, Proposal
 
 R = TypeVar("R")
 
@@ -33,6 +33,8 @@ class ColumnView:
     ignored: bool
     role: str = "feature"
     minimum: float | None = None
+    missing_count: int = 0
+    distinct_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class TargetView:
     labelled_row_count: int
     classes: tuple[str, ...]
     warnings: tuple[Notice, ...]
+    rarest_share: float = 0.0
+    """Of the labelled rows, those of the rarest class; 0 in a regression."""
 
 
 class Datasets(Protocol):
@@ -162,6 +166,27 @@ class Sampling(Protocol):
 
     async def proposals(self, experiment: str, question: Question) -> list[Proposal]:
         """A pure function of the question; empty when nothing new is left."""
+        ...
+
+
+class Consents(Protocol):
+    """What tenants consent to."""
+
+    async def shares_experience(self, tenant: TenantName) -> bool | None:
+        """Whether it lets others learn from its tasks now; None: not known. A tenant that is gone
+        does not. Answers within a second."""
+        ...
+
+
+class ExperienceStore(Protocol):
+    """What experiments left; they write it with their last change."""
+
+    async def past(self, *, is_regression: bool) -> Sequence[tuple[TenantName, Experience]]:
+        """All that is kept of a kind of task, with whose it is; the newest first."""
+        ...
+
+    async def forget(self, tenant: TenantName) -> None:
+        """Deletes what a tenant's experiments left."""
         ...
 
 

@@ -21,9 +21,10 @@ class Prefetch:
     """Asks for the next proposals as soon as none is left, and has them when a slot is free.
 
     Proposals are computed from the ledger as of the commit that took the last one. With one slot
-    and a budget in trials that is a state which does not depend on time: trial n is chosen from the
-    outcomes up to n - 2 while n - 1 is being trained. Slots wait for it where the budget is in
-    trials alone; where time is the budget, a slot with nothing ready gets a random draw.
+    and a budget in trials that is a state which does not depend on time: trial n is chosen from
+    what had ended when n - 1 was begun, also where the question comes later, after a restart or
+    with a new budget. Slots wait for it where the budget is in trials alone; where time is the
+    budget, a slot with nothing ready gets a random draw.
     """
 
     def __init__(self, sampling: Sampling, grammar: Grammar, wake: Callable[[], None]) -> None:
@@ -105,10 +106,9 @@ class Prefetch:
     ) -> None:
         try:
             experiment = ledger.experiment
-            question = ask(ledger, self._grammar, families, count, left_s, one_slot=one_slot)
             newest = ledger.trials[len(ledger.history)]
-            hides = one_slot and not newest.is_open
-            revision = newest.revision - 1 if hides else experiment.revision
+            revision = (one_slot and newest.create_revision) or experiment.revision
+            question = ask(ledger, self._grammar, families, count, left_s, revision)
             proposals = await self._sampling.proposals(str(experiment.name), question)
             if not proposals:
                 self._dry_at = len(ledger.history)

@@ -58,20 +58,15 @@ def ask(
     families: Iterable[str],
     count: int,
     left_s: float | None,
-    *,
-    one_slot: bool,
+    revision: int,
 ) -> Question:
-    """The question as of the ledger's revision.
-
-    With ``one_slot`` the newest trial counts as pending even if it has ended: then it does not
-    matter whether the question comes while it runs, or when a search goes on later.
-    """
+    """The question as of a revision since which no trial was begun."""
     plan = ledger.experiment.plan
     return Question(
         grammar=grammar,
         shape=plan.shape,
         families=frozenset(families),
-        history=ledger.history.view(unseen=len(ledger.history) if one_slot else 0),
+        history=ledger.view_as_of(revision),
         count=count,
         seed=plan.spec.seed,
         timings=tuple(ledger.timings),

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from allotment_controller.domain.experience import Experiences
 from allotment_controller.domain.keeper import LeaseKeeper
 from allotment_controller.domain.ports import Changes, Datasets, Exports, Sampling, Store
 from allotment_controller.domain.seat import Seats
@@ -19,6 +20,7 @@ class Surroundings:
     store: Store
     datasets: Datasets
     exports: Exports
+    experiences: Experiences
     keeper: LeaseKeeper
     seats: Seats
     changes: Changes

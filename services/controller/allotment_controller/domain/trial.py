@@ -96,7 +96,7 @@ class Basis:
     """What a sampler's proposal was computed from, besides the plan and the seed."""
 
     revision: int
-    """Trials that ended later, or were assigned later, were not seen."""
+    """Trials that ended later were not seen."""
     trial_count: int
     """How many trials there were."""
     place: int
@@ -148,6 +148,8 @@ class Trial:
     checkpoint_folds: int = 0
     spent_s: float = 0.0
     """Wall seconds of earlier attempts."""
+    create_revision: int = 0
+    """The experiment's revision once the trial had been begun: what had ended was known then."""
     revision: int = 0
 
     @property

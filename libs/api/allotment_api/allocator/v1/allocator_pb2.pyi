@@ -191,6 +191,7 @@ class Tenant(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     GUARANTEED_GPUS_FIELD_NUMBER: _builtins.int
     QUOTA_GPUS_FIELD_NUMBER: _builtins.int
+    SHARES_EXPERIENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*"""
     weight: _builtins.float
@@ -203,6 +204,10 @@ class Tenant(_message.Message):
     guaranteed_gpus: _builtins.int
     """The same for whole GPUs; slots are those of CPUs."""
     quota_gpus: _builtins.int
+    shares_experience: _builtins.bool
+    """Consent, false by default: coarse counts of its tasks, and how well known configurations did on them, order what
+    is tried first in experiments of every tenant that consents too. Withdrawn, they are not used any more.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -219,10 +224,11 @@ class Tenant(_message.Message):
         etag: _builtins.str = ...,
         guaranteed_gpus: _builtins.int = ...,
         quota_gpus: _builtins.int = ...,
+        shares_experience: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "guaranteed_gpus", b"guaranteed_gpus", "guaranteed_slots", b"guaranteed_slots", "name", b"name", "quota_gpus", b"quota_gpus", "quota_slots", b"quota_slots", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "guaranteed_gpus", b"guaranteed_gpus", "guaranteed_slots", b"guaranteed_slots", "name", b"name", "quota_gpus", b"quota_gpus", "quota_slots", b"quota_slots", "shares_experience", b"shares_experience", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -568,7 +574,7 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """weight, guaranteed_slots, quota_slots, guaranteed_gpus, quota_gpus; empty: all of them."""
+        """weight, guaranteed_slots, quota_slots, guaranteed_gpus, quota_gpus, shares_experience; empty: all of them."""
 
     def __init__(
         self,
