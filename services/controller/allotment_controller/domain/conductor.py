@@ -176,7 +176,9 @@ class Conductor:
                 edit.put_trial(improved(edit, after))
             if trial is not None and isinstance(report, Failure):
                 trial = edit.trial(trial.number) or trial
-                kept = trial.kept(report.checkpoint_sha256, report.checkpoint_folds)
+                kept = trial.kept(
+                    report.checkpoint_sha256, report.checkpoint_folds, report.checkpoint_steps
+                )
                 if kept is not trial:
                     edit.put_trial(kept)
 
@@ -191,7 +193,12 @@ class Conductor:
         match report:
             case Progress():
                 return trial.progressed(
-                    sequence, report.finished_folds, report.fold_count, report.score, now
+                    sequence,
+                    report.finished_folds,
+                    report.fold_count,
+                    report.score,
+                    now,
+                    fit_rung=report.fit_rung,
                 )
             case Result():
                 return trial.succeeded(sequence, report.result, seat.library_versions, now)

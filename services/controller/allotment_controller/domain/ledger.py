@@ -15,7 +15,7 @@ from allotment_controller.domain.model import MixState, Model, ModelState, mix_i
 from allotment_controller.domain.task import Metric
 from allotment_controller.domain.trial import Trial, TrialState
 from allotment_search import Derivation, Grammar, History, untried_defaults
-from allotment_search.halving import Audit, Halving, Rung
+from allotment_search.halving import Audit, Halving, Level, Rung
 
 _TIMINGS_KEPT = 40
 
@@ -54,8 +54,8 @@ class Ledger:
         self.mix = MixState()
         self.best_loss: float | None = None
         """Of all that succeeded."""
-        self.rungs = {n: Rung() for n in Halving().rungs(experiment.plan.split.fit_count)}
-        """Standings by the number of finished folds."""
+        self.rungs = {at: Rung() for at in Halving().levels(experiment.plan.split.fit_count)}
+        """Standings, the lowest level first."""
         self.audit = Audit()
         self._finished: Counter[str] = Counter()
         stored = sorted(trials, key=lambda t: t.number)
@@ -94,8 +94,8 @@ class Ledger:
 
     def _stand(self, known: Trial | None, trial: Trial) -> None:
         """Where a trial stands at the rungs, and what audits say."""
-        for folds, rung in self.rungs.items():
-            _place(rung, folds, known, trial, self.experiment.plan.spec.metric)
+        for level, rung in self.rungs.items():
+            _place(rung, level, known, trial, self.experiment.plan.spec.metric)
         self.audit = _counted(self.audit, known, trial)
 
     def is_past_defaults(self, grammar: Grammar, families: frozenset[str]) -> bool:
@@ -149,16 +149,16 @@ class Ledger:
                 self.contenders = {n: x for n, x in self.contenders.items() if x < loss}
 
 
-def _place(rung: Rung, folds: int, known: Trial | None, trial: Trial, metric: Metric) -> None:
+def _place(rung: Rung, level: Level, known: Trial | None, trial: Trial, metric: Metric) -> None:
     """Takes a trial's new place at a rung over. The constant predictor has none."""
-    loss = trial.loss_after(folds, metric)
-    if loss is None or trial.family == "constant":
+    loss = trial.loss_after(level.amount, metric)
+    if loss is None or trial.family == "constant" or not level.holds(trial.family):
         return
     entry = (loss, trial.number)
     rung.reach(entry)
-    if trial.waits_at == folds:
+    if trial.waits_at == level.amount:
         rung.pause(entry)
-    elif known is not None and known.waits_at == folds:
+    elif known is not None and known.waits_at == level.amount:
         rung.resume(entry)
 
 
@@ -239,9 +239,9 @@ class Edit:
         """Open trials that are not put off."""
         return [t for t in self.open_trials() if t.state is not TrialState.PAUSED]
 
-    def rung(self, folds: int) -> Rung | None:
-        """The standings after that many folds, this edit's changes included."""
-        rung = self.ledger.rungs.get(folds)
+    def rung(self, level: Level) -> Rung | None:
+        """The standings there, this edit's changes included."""
+        rung = self.ledger.rungs.get(level)
         if rung is None:
             return None
         metric = self.experiment.plan.spec.metric
@@ -249,17 +249,17 @@ class Edit:
             (known, trial)
             for trial in self._trials.values()
             if (known := self.ledger.trials.get(trial.number)) is None
-            or known.loss_after(folds, metric) != trial.loss_after(folds, metric)
+            or known.loss_after(level.amount, metric) != trial.loss_after(level.amount, metric)
             or known.waits_at != trial.waits_at
         ]
         if changed:
             rung = rung.copy()
             for known, trial in changed:
-                _place(rung, folds, known, trial, metric)
+                _place(rung, level, known, trial, metric)
         return rung
 
-    def rungs_from_top(self) -> list[int]:
-        return sorted(self.ledger.rungs, reverse=True)
+    def levels_from_top(self) -> list[Level]:
+        return list(reversed(self.ledger.rungs))
 
     def ended_trials(self) -> list[Trial]:
         """Trials that end with this edit."""
