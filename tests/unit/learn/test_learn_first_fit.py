@@ -120,6 +120,7 @@ def test_scores_that_were_told_are_told_again_after_the_fold_is_done(
 ) -> None:
     """A trainer fits on until it hears that the trial is put off."""
     task = task_of(family)
+    whole = run_trial(task, tmp_path / "whole", lambda _: None)
     first: list[FoldReport] = []
 
     def report(fold: FoldReport) -> None:
@@ -130,7 +131,10 @@ def test_scores_that_were_told_are_told_again_after_the_fold_is_done(
     with pytest.raises(Interrupted):
         run_trial(task, tmp_path / "a", report, folds_dir=tmp_path / "folds", fit_rungs=RUNGS)
     again: list[FoldReport] = []
-    run_trial(task, tmp_path / "b", again.append, folds_dir=tmp_path / "folds", fit_rungs=(3,))
+    resumed = run_trial(
+        task, tmp_path / "b", again.append, folds_dir=tmp_path / "folds", fit_rungs=(3,)
+    )
+    assert_equal(resumed, whole)
     assert [(r.finished_folds, r.fit_rung) for r in again[:3]] == [(0, 3), (1, 0), (2, 0)]
     assert [r.score for r in again[:3]] == [r.score for r in first[1:4]]
 
@@ -160,8 +164,10 @@ def test_a_damaged_state_costs_time_alone(tmp_path: Path) -> None:
     interrupt(task, tmp_path, rung=9)
     [path] = (tmp_path / "folds").glob("fit-*.npz")
     contents = path.read_bytes()
-    for left in (contents, contents[:-40], b""):
-        path.write_bytes(left)
-        resumed = run_trial(task, tmp_path / "last", lambda _: None, folds_dir=tmp_path / "folds")
+    for place, left in enumerate((contents, contents[:-40], b"")):
+        folds = tmp_path / f"folds-{place}"
+        folds.mkdir()
+        (folds / path.name).write_bytes(left)
+        resumed = run_trial(task, tmp_path / "last", lambda _: None, folds_dir=folds)
         assert_equal(resumed, whole)
-        assert not path.exists()
+        assert not (folds / path.name).exists()

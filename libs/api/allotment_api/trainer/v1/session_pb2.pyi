@@ -418,9 +418,9 @@ class TrialFailure(_message.Message):
     log_tail: _builtins.str
     """At most 4 KiB."""
     checkpoint_sha256: _builtins.str
-    """PREEMPTED and PAUSED alone: a blob of the fitted folds or of the state of the first one's fit, put before this message with the owner
-    tenants/*/experiments/*/checkpoints/* (the trial's number). An Assignment that names it goes on after them.
-    Empty: nothing worth keeping. It is taken of any epoch, and released when the trial has ended.
+    """PREEMPTED and PAUSED alone: a blob of the fitted folds, or of the state of the first one's fit, put before this
+    message with the owner tenants/*/experiments/*/checkpoints/* (the trial's number). An Assignment that names it goes
+    on from there. Empty: nothing worth keeping. It is taken of any epoch, and released when the trial has ended.
     """
     checkpoint_folds: _builtins.int
     """How many folds had been fitted."""
