@@ -16,7 +16,7 @@ _MIX = 0xD1B54A32D192ED03
 FOLDS = "folds"
 
 Amount = Fraction | int
-"""Folds; below 1 that share of the steps of the first fold's fit."""
+"""Whole folds as an int; a Fraction is that share of the steps of the first fold's fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,8 +242,14 @@ class Edit:
     def rung(self, level: Level) -> Rung | None:
         """The standings there, this edit's changes included."""
         rung = self.ledger.rungs.get(level)
-        if rung is None:
-            return None
+        return None if rung is None else self._as_changed(level, rung)
+
+    def rungs_from_top(self) -> Iterator[Rung]:
+        """The standings of all levels, this edit's changes included."""
+        for level, rung in reversed(self.ledger.rungs.items()):
+            yield self._as_changed(level, rung)
+
+    def _as_changed(self, level: Level, rung: Rung) -> Rung:
         metric = self.experiment.plan.spec.metric
         changed = [
             (known, trial)
@@ -257,9 +263,6 @@ class Edit:
             for known, trial in changed:
                 _place(rung, level, known, trial, metric)
         return rung
-
-    def levels_from_top(self) -> list[Level]:
-        return list(reversed(self.ledger.rungs))
 
     def ended_trials(self) -> list[Trial]:
         """Trials that end with this edit."""

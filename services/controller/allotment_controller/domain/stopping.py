@@ -56,9 +56,8 @@ def judged(edit: Edit, trial: Trial, rule: Halving) -> Trial:
 def next_promoted(edit: Edit, rule: Halving, passed_over: Collection[int]) -> Trial | None:
     """The trial that was put off and is among the best of its rung now; of the highest rung."""
     without = frozenset(passed_over)
-    for level in edit.levels_from_top():
-        rung = edit.rung(level)
-        entry = rung.promotable(rule, without) if rung is not None else None
+    for rung in edit.rungs_from_top():
+        entry = rung.promotable(rule, without)
         if entry is not None:
             return edit.trial(entry[1])
     return None
@@ -67,9 +66,8 @@ def next_promoted(edit: Edit, rule: Halving, passed_over: Collection[int]) -> Tr
 def next_paused(edit: Edit, passed_over: Collection[int]) -> Trial | None:
     """The best trial that was put off, of the highest rung: for when there is nothing new."""
     without = frozenset(passed_over)
-    for level in edit.levels_from_top():
-        rung = edit.rung(level)
-        entry = rung.best_paused(without) if rung is not None else None
+    for rung in edit.rungs_from_top():
+        entry = rung.best_paused(without)
         if entry is not None:
             return edit.trial(entry[1])
     return None

@@ -198,11 +198,10 @@ class Trial:
 
     def loss_after(self, amount: Amount, metric: Metric) -> float | None:
         """None: it has not come so far, or had no score there."""
-        score = None
-        if amount < 1:
+        if isinstance(amount, int):
+            score = self.fold_scores[amount - 1] if amount <= len(self.fold_scores) else None
+        else:
             score = self.fit_scores.get(amount.denominator)
-        elif amount <= len(self.fold_scores):
-            score = self.fold_scores[int(amount) - 1]
         return None if score is None else metric.loss(score)
 
     @property
