@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint test test-shared bench demo services test-postgres test-services clean
+.PHONY: help install protos lint test bench demo services test-postgres test-services clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,7 +51,7 @@ test-postgres: $(VENV)/.dev ## the services' own tests over gRPC once more, on P
 test-services: $(VENV)/.dev ## the end-to-end tests against services in processes of their own (make services)
 	ALLOTMENT_TEST_FORM=services $(BIN)/pytest tests/e2e tests/integration/test_sdk_server.py -o timeout=240
 
-bench: $(VENV)/.dev ## every benchmark, short forms (see docs/benchmarks.md)
+bench: $(VENV)/.dev ## benchmarks in short forms (see docs/benchmarks.md)
 	$(BIN)/python -m bench
 
 demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of it by an independent process

@@ -1,4 +1,4 @@
-"""All benchmarks in short forms: `make bench`."""
+"""Benchmarks in short forms: `make bench`."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ SHORT_FORMS = (
     ("first_model", "--repeat", "3"),
     ("upload", "--size-mib", "64", "--repeat", "5"),
     ("writes", "--count", "1000", "--callers", "64"),
+    ("parity", "--rows", "2000", "--columns", "10"),
     ("ensembles",),
     ("suggest", "--repeat", "100"),
     ("coordination", "--clients", "8", "--window-s", "4"),

@@ -1,6 +1,6 @@
 """The main job from end to end on real data: scikit-learn's breast cancer set.
 
-Run by `make demo`. Everything is left in `demo-out/`.
+Run by `make demo`. Everything is left in `demo-out/` of the repository.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 from sklearn.datasets import load_breast_cancer
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "demo-out"
+OUT = Path("demo-out")
 
 CHECK = """
 import csv, json, sys
@@ -44,7 +44,16 @@ def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
         csv.writer(file).writerows([header, *rows])
 
 
+def run(command: list[str | Path]) -> int:
+    """Says what it runs, and runs it."""
+    words = [str(word) for word in command]
+    print("$", *words, flush=True)
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    return subprocess.run(words, check=False).returncode
+
+
 def main() -> int:
+    os.chdir(ROOT)
     OUT.mkdir(exist_ok=True)
     cancer = load_breast_cancer()
     header = [*map(str, cancer.feature_names), "diagnosis"]
@@ -52,26 +61,19 @@ def main() -> int:
         [*map(repr, map(float, features)), str(cancer.target_names[target])]
         for features, target in zip(cancer.data, cancer.target, strict=True)
     ]
-    write_csv(OUT / "train.csv", header, [row for i, row in enumerate(rows) if i % 5])
-    write_csv(OUT / "held_out.csv", header, rows[::5])
+    train, held_out, model = OUT / "train.csv", OUT / "held_out.csv", OUT / "model" / "model.onnx"
+    write_csv(train, header, [row for i, row in enumerate(rows) if i % 5])
+    write_csv(held_out, header, rows[::5])
 
-    allotment = [str(Path(sys.executable).with_name("allotment"))]
-    train = [*allotment, "run", str(OUT / "train.csv"), "--target", "diagnosis"]
-    train += ["--budget", "30s", "--seed", "7", "--out", str(OUT / "model")]
-    print(
-        "$ allotment run train.csv --target diagnosis --budget 30s --seed 7 --out model", flush=True
-    )
-    status = subprocess.run(train, check=False).returncode
+    search = ["--target", "diagnosis", "--budget", "30s", "--seed", "7"]
+    predictions = OUT / "predictions.csv"
+    status = run(["allotment", "run", train, *search, "--out", model.parent])
+    status = status or run(["allotment", "predict", model, held_out, "--out", predictions])
     if status:
         return status
-
-    model = OUT / "model" / "model.onnx"
-    predict = [*allotment, "predict", str(model), str(OUT / "held_out.csv")]
-    print("$ allotment predict model/model.onnx held_out.csv --out predictions.csv", flush=True)
-    subprocess.run([*predict, "--out", str(OUT / "predictions.csv")], check=True)
-    check = [sys.executable, "-c", CHECK, str(model), str(OUT / "held_out.csv")]
+    check = [sys.executable, "-c", CHECK, str(model), str(held_out)]
     subprocess.run(check, check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
-    manifest = json.loads((OUT / "model" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((model.parent / "manifest.json").read_text(encoding="utf-8"))
     print(
         f"model.onnx: {model.stat().st_size / 1024:.0f} KiB, manifest keys: {', '.join(manifest)}"
     )

@@ -1,6 +1,8 @@
 """Every graph predicts what its source libraries predict, within 1e-6 on every row."""
 
 import json
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from allotment_learn.averaging import average
+from allotment_learn.averaging import average, known_classes
 from allotment_learn.errors import GraphTooLarge
+from allotment_learn.families import constant
 from allotment_learn.features import Features
 from allotment_learn.folds import FoldModel, fit_fold, reads_dates
 from allotment_learn.forms import LinearForm, TreesForm
 from allotment_learn.graph import writer
 from allotment_learn.graph.writer import write_graph
+from allotment_learn.preparation import NativeNumbers, Preparation
 from allotment_learn.quirks import reference_rows
 from allotment_learn.reference import RowKind
 from allotment_learn.table import Array, Table
@@ -130,7 +134,8 @@ def source_predictions(task: TrialTask, table: Table, models: list[FoldModel]) -
     dates = reads_dates(task)
     features = Features.of(table, with_dates=dates)
     with threadpool_limits(limits=1):
-        return average([model.predict(features) for model in models], task.task)
+        said = [model.predict(features) for model in models]
+        return average(said, task.task, known_classes(models))
 
 
 def assert_same(task: TrialTask, table: Table, graph: bytes, models: list[FoldModel]) -> None:
@@ -251,6 +256,45 @@ def test_few_scaled_columns_stay_in_double_precision(columns: int) -> None:
     session = session_of(graph)
     found = session.run(None, feeds_of(session, table.arrays))[-1]
     assert worst_difference(found, source_predictions(alone, table, models)) < 1e-12
+
+
+SHARES = [
+    # As saturated and as absent classes are: exactly 0, exactly 1, and next to them.
+    ([0.0, 0.0, 0.0, 1.0], (0, 1, 2, 3)),
+    ([1e-300, 1.0, 0.0, 0.0], (0, 1, 2, 3)),
+    ([1e-6, 1 - 2e-6, 1e-6], (0, 1, 3)),
+    ([1.0], (0,)),
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_probabilities_of_exactly_zero_and_one_are_averaged_alike(count: int) -> None:
+    task = quirky_task("linear", TaskKind.MULTICLASS, numeric=SCALED, category=ORDINAL)
+    nothing = Preparation(NativeNumbers(np.empty(0, dtype=np.int64)))
+    for chosen in combinations(SHARES, count):
+        models = [
+            FoldModel(nothing, constant.always(np.array(shares)), len(task.classes), present, None)
+            for shares, present in chosen
+        ]
+        graph = write_graph(task, Features.of(task.table, with_dates=False).sources, models)
+        for rows in (task.table, task.table.take(np.arange(0))):
+            assert_same(task, rows, graph, models)
+
+
+@pytest.mark.parametrize("by", ["groups", "times"])
+def test_classes_that_some_folds_never_saw(by: str, tmp_path: Path) -> None:
+    """A late class by time, or one whose rows are all of one group."""
+    task = quirky_task(
+        "hist_gradient_boosting", TaskKind.MULTICLASS, numeric=NATIVE, category=ORDINAL, rows=150
+    )
+    if by == "groups":
+        task = replace(task, groups=np.where(task.target == 3, 3.0, np.arange(150) % 7))
+    else:
+        task = replace(task, times=task.target + np.linspace(0.0, 0.5, 150))
+    assert any(len(set(task.target[train])) < 4 for train, _ in divide_rows(task))
+    outcome = run_trial(task, tmp_path, lambda _: None)
+    worst, _ = _against_reference(outcome.graph_path, outcome.reference_path)
+    assert worst <= TOLERANCE
 
 
 def _with_table(task: TrialTask, table: Table) -> TrialTask:

@@ -69,7 +69,8 @@ def test_the_commands_work_in_their_order(running_system: System, folder: Path) 
             server_is_up = True
             continue
         run(["bash", "-c", command], folder, running_system if server_is_up else None)
-    assert (folder / "best" / "model.onnx").stat().st_size > 0
+    for left in ("model", "best", "small", "newer"):
+        assert (folder / left / "model.onnx").stat().st_size > 0, left
     assert (folder / "predictions.csv").read_text(encoding="utf-8").count("\n") == 65
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import allotment
 from allotment_testkit.services_system import System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -30,7 +29,7 @@ def _answers(model: Path) -> np.ndarray:
 
 
 def test_a_model_is_made_anew_on_appended_rows(running_system: System, tmp_path: Path) -> None:
-    with allotment.Client(running_system.address, token=running_system.token) as client:
+    with running_system.client() as client:
         first = client.datasets.upload(_write(tmp_path / "a.csv", 1, 200), target_hint="wins")
         experiment = client.experiments.create(first, target="wins", trials=3, seed=5)
         client.wait(experiment)

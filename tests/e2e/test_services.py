@@ -122,5 +122,5 @@ def test_sigterm_ends_them_all(system: ServicesSystem) -> None:
     there = [psutil.Process(pid) for pid in system.process_ids]
     assert len(there) > len(STARTED)
     assert system.stop() == 0
-    _, left = psutil.wait_procs(there, timeout=5)
+    _, left = psutil.wait_procs(there, timeout=20)
     assert not left

@@ -87,7 +87,7 @@ async def served(handler: Callable[[web.Request], Any]) -> AsyncIterator[KubeApi
 @asynccontextmanager
 async def following(server: Server) -> AsyncIterator[Informer]:
     async with served(server.handle) as api:
-        informer = Informer(api, "/api/v1/pods", lambda o: o, lambda: None)
+        informer = Informer(api, "/api/v1/pods", lambda o: o, lambda key: None)
         running = asyncio.create_task(informer.run())
         try:
             async with asyncio.timeout(10):
@@ -137,6 +137,16 @@ async def test_a_broken_watch_goes_on_from_the_last_version_without_a_list() -> 
 async def test_a_version_that_is_too_old_is_listed_again(gone: Any) -> None:
     server = Server()
     server.scripts = [gone]
+    async with following(server) as informer:
+        server.items = [item("z", "7")]
+        server.version = "7"
+        await until(lambda: "7" in server.watched_from)
+        assert set(informer.objects) == {"x/z"}
+
+
+async def test_an_object_that_can_not_be_read_ends_nothing() -> None:
+    server = Server()
+    server.scripts = [[{"type": "ADDED", "object": {"metadata": {"resourceVersion": "3"}}}]]
     async with following(server) as informer:
         server.items = [item("z", "7")]
         server.version = "7"

@@ -104,7 +104,7 @@ class Site:
         return self.started()
 
 
-async def until(condition: Callable[[], Any], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], limit_s: float = 20.0) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -112,11 +112,22 @@ async def until(condition: Callable[[], Any], limit_s: float = 10.0) -> None:
 
 
 async def until_state(site: Site, name: str, state: "pb.LeaseState.ValueType") -> pb.Lease:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while (lease := await site.get(name)).state != state:
         assert time.monotonic() < deadline, f"{name} stays {lease}"
         await asyncio.sleep(0.05)
     return lease
+
+
+async def until_it_waits(site: Site, name: str, text: str) -> pb.Lease:
+    """The lease, once the reason or the message of its wait has the text."""
+    deadline = time.monotonic() + 20
+    while True:
+        lease = await site.get(name)
+        if text in f"{lease.wait.reason}: {lease.wait.message}":
+            return lease
+        assert time.monotonic() < deadline, f"{name} stays {lease}"
+        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -184,7 +195,7 @@ async def test_a_lease_is_granted_and_its_trainer_started(tmp_path: Path) -> Non
 
 
 async def until_no_wait(site: Site, name: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while (await site.get(name)).HasField("wait"):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -193,12 +204,10 @@ async def until_no_wait(site: Site, name: str) -> None:
 async def test_serving_does_not_wait_for_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_IMPORT_S", "1.5")
+    monkeypatch.setenv("FAKE_IMPORT_S", "3")
     async with served(tmp_path) as site:
         lease = await site.create()
-        await asyncio.sleep(0.3)
-        seen = await site.get(lease.name)
-        assert "loading its libraries" in seen.wait.message
+        seen = await until_it_waits(site, lease.name, "loading its libraries")
         assert seen.epoch == 1
         [order] = await site.until_started(1)
         assert order["epoch"] == 1
@@ -235,10 +244,8 @@ async def test_slots_are_given_again_when_the_old_trainer_is_gone(tmp_path: Path
         assert second.wait.reason == "POOL_FULL"
         assert second.wait.position == 1
         await site.release(first.name)
-        await asyncio.sleep(0.3)
-        waiting = await site.get(second.name)
+        waiting = await until_it_waits(site, second.name, "on its way out")
         assert waiting.state == pb.LEASE_STATE_QUEUED
-        assert "on its way out" in waiting.wait.message
         site.tell(f"exit.{order['id']}")
         await until_state(site, second.name, pb.LEASE_STATE_HELD)
         assert (await site.until_started(2))[1]["lease"] == second.name
@@ -266,8 +273,7 @@ async def test_a_trainer_that_keeps_failing_is_explained(
         seen = await site.get(lease.name)
         assert seen.problem.reason == "TRAINER_FAILED"
         assert "boom" in seen.problem.message
-        await asyncio.sleep(0.1)
-        assert (await site.get(lease.name)).wait.reason == "NO_TRAINER"
+        await until_it_waits(site, lease.name, "NO_TRAINER")
 
 
 async def test_a_dead_host_comes_back_with_all_its_leases(tmp_path: Path) -> None:
@@ -360,7 +366,7 @@ async def test_usage_counts_ended_and_running_leases(tmp_path: Path) -> None:
             f"{LOCAL}/experiments/x",
             f"{LOCAL}/experiments/y",
         ]
-        assert all(0.3 <= u.slot_seconds < 10 for u in usage.experiments)
+        assert all(0.3 <= u.slot_seconds < 50 for u in usage.experiments)
         assert usage.total.lease_count == 2
         page = await site.tenants.QueryUsage(pb.QueryUsageRequest(parent=LOCAL, page_size=1))
         rest = await site.tenants.QueryUsage(

@@ -147,3 +147,17 @@ async def test_lost_predictions_leave_single_trials(world: SearchWorld) -> None:
         model = await best_model(stub, NAME)
         assert not model.source.members
         assert model.source.score == best_trial(await all_trials(stub, NAME))
+
+
+async def test_an_ensemble_that_breaks_holds_up_no_model(
+    world: SearchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise IndexError("nobody thought of this")
+
+    monkeypatch.setattr("allotment_controller.domain.mixing.best_recipe", broken)
+    async with world.controller() as stub:
+        await create(stub, spec(trial_count=5))
+        end = await ended(stub, NAME)
+        assert end.state == pb.EXPERIMENT_STATE_SUCCEEDED
+        assert end.best_score == best_trial(await all_trials(stub, NAME))

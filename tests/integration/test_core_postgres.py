@@ -128,12 +128,15 @@ async def test_a_writer_that_keeps_losing_gets_a_turn_alone(tmp_path: Path, url:
         ]
         runs = 0
         done = False
+        increased = threading.Event()
 
         def takes_long(connection: sa.Connection) -> None:
             nonlocal runs
             runs += 1
             seen = value(connection)
-            threading.Event().wait(0.05)
+            increased.clear()
+            if runs <= postgres.ALONE_AFTER:
+                increased.wait(5)
             put(connection, 1, seen + 1000)
 
         async def keep_busy() -> int:
@@ -141,6 +144,7 @@ async def test_a_writer_that_keeps_losing_gets_a_turn_alone(tmp_path: Path, url:
             while not done:
                 await quick.write(increase)
                 count += 1
+                increased.set()
             return count
 
         busy = asyncio.create_task(keep_busy())
@@ -212,6 +216,20 @@ async def test_a_work_that_fails_half_way_takes_back_only_itself(database: Datab
     assert await database.read(names) == ["a"]
 
 
+async def test_a_work_that_swallows_a_failure_is_not_stored(database: Database) -> None:
+    """The server would undo everything that shares the transaction, and call that a COMMIT."""
+    await database.write(add("a"))
+
+    def swallows(connection: sa.Connection) -> None:
+        with suppress(sa.exc.IntegrityError):
+            add("a")(connection)
+
+    works = [database.write(work) for work in (increase, swallows, increase)]
+    results = await asyncio.gather(*works, return_exceptions=True)
+    assert [type(each) for each in results] == [type(None), RuntimeError, type(None)]
+    assert await database.read(value) == 2
+
+
 @pytest.fixture
 def wire(url: str) -> Iterator[tuple[CommitCutter, str]]:
     with commit_cutter(url) as pair:
@@ -220,9 +238,13 @@ def wire(url: str) -> Iterator[tuple[CommitCutter, str]]:
 
 @pytest.mark.parametrize("cut", [Cut.BEFORE, Cut.AFTER, Cut.SILENT])
 async def test_an_unanswered_commit_is_stored_once(
-    cut: Cut, tmp_path: Path, wire: tuple[CommitCutter, str]
+    cut: Cut,
+    tmp_path: Path,
+    wire: tuple[CommitCutter, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cutter, through = wire
+    monkeypatch.setattr(postgres, "OUTCOME_PATIENCE_S", 30.0)
     async with opened_database(tmp_path, TABLES, url=through) as database:
         cutter.next = cut
         await database.write(increase)
@@ -249,9 +271,13 @@ async def test_a_commit_of_unknown_fate_is_said_so(
         assert caught.value.reason == "COMMIT_UNKNOWN"
 
 
-async def test_a_restart_of_the_server_is_ridden_out(tmp_path: Path) -> None:
+async def test_a_restart_of_the_server_is_ridden_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if why_unavailable():
         pytest.skip(why_unavailable())
+    monkeypatch.setattr(writer, "PATIENCE_S", 40.0)
+    monkeypatch.setattr(reader, "PATIENCE_S", 40.0)
     with own_server() as server:
         async with opened_database(tmp_path, TABLES, url=server.tcp_url) as database:
             await database.write(increase)
@@ -394,7 +420,7 @@ async def test_a_wrong_url_is_refused_at_once_and_without_its_password(
     write_migration(tmp_path / "migrations", 1, TABLES)
     caplog.set_level(logging.DEBUG)
     with pytest.raises(AllotmentError) as caught:
-        await asyncio.wait_for(open_at(change(url), tmp_path), 5)
+        await asyncio.wait_for(open_at(change(url), tmp_path), 20)
     assert caught.value.reason == reason
     shown = str(caught.value) + repr(caught.value.__cause__) + caplog.text
     assert server.password not in shown

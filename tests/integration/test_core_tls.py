@@ -207,6 +207,20 @@ async def test_tokens_are_verified_with_the_allocators_keys() -> None:
             await until_refused(keys, token)
 
 
+async def test_keys_are_fetched_once_the_token_for_it_is_there(tmp_path: Path) -> None:
+    stubs, clock, signer = Stubs(), ManualClock(), new_signer()
+    stubs.tenants.public_keys = [signer.public_key_pem.decode()]
+    file = tmp_path / "token"
+    async with serving(stubs.service) as served:
+        keys = FetchedKeys(channel(served.address, token_source=file.read_text), clock)
+        with pytest.raises(Unavailable):
+            keys.verify(token_of(signer, clock))
+        for _ in range(10):  # It has found no token.
+            await asyncio.sleep(0)
+        file.write_text(served.token())
+        assert (await verified(keys, token_of(signer, clock))).subject == "ann"
+
+
 def token_of(signer: TokenSigner, clock: ManualClock) -> str:
     return signer.issue("ann", TenantName("local"), Role.EDITOR, 600, clock.now())
 

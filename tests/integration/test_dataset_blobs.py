@@ -24,7 +24,7 @@ from allotment_testkit.dataset_service import (
 
 EXPERIMENT = f"{TENANT}/experiments/e1"
 TRIAL = f"{EXPERIMENT}/trials/t1"
-GRACE_S = 0.6
+GRACE_S = 1.2
 BIG = bytes(range(256)) * 12_000
 
 
@@ -54,7 +54,7 @@ def stored(folder: Path) -> set[str]:
 
 
 async def until(condition: Any) -> None:
-    for _ in range(200):
+    for _ in range(1500):
         if condition():
             return
         await asyncio.sleep(0.02)

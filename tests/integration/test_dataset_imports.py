@@ -216,7 +216,7 @@ async def test_cancelling_kills_the_child(client: DatasetClient, tmp_path: Path)
         pb.CancelImportRequest(request_id=rid(), name=operation.name)
     )
     assert cancelled.operation.state == pb.IMPORT_STATE_CANCELLED
-    for _ in range(100):
+    for _ in range(600):
         if not list((tmp_path / "work/spool").iterdir()):
             break
         await asyncio.sleep(0.05)

@@ -104,7 +104,7 @@ async def test_a_file_becomes_rows_grows_and_goes(
     await client.datasets.DeleteDataset(
         dataset_pb2.DeleteDatasetRequest(request_id=rid(), name=f"{TENANT}/datasets/d")
     )
-    for _ in range(200):
+    for _ in range(600):
         if not stored():
             break
         await asyncio.sleep(0.05)

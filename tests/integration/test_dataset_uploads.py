@@ -1,7 +1,9 @@
 """Uploads through gRPC: resumable, repeatable, verified, durable when answered."""
 
 import asyncio
+import errno
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +17,8 @@ from allotment_core.clock import SystemClock
 from allotment_core.errors import AllotmentError
 from allotment_core.names import UploadName
 from allotment_core.rpc.client import from_rpc_error
+from allotment_dataset.adapters.upload_files import FolderUploadFile, FolderUploadFiles
+from allotment_dataset.domain import uploading
 from allotment_testkit.dataset_service import (
     TENANT,
     DatasetClient,
@@ -110,6 +114,51 @@ async def test_the_name_stays_the_same_within_a_stream(client: DatasetClient) ->
     call = client.datasets.WriteUpload(iter_async(messages), timeout=20)
     assert (await refused(call)).reason == "STREAM_CHANGED"
     assert (await refused(client.datasets.WriteUpload(iter_async([]), timeout=20))).reason
+
+
+async def test_a_file_that_could_not_be_opened_is_tried_again(
+    client: DatasetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_open = FolderUploadFiles._open
+    failures = [OSError(errno.EMFILE, "too many open files")]
+
+    def open_later(files: FolderUploadFiles, name: UploadName, size_bytes: int) -> Any:
+        if failures:
+            raise failures.pop()
+        return really_open(files, name, size_bytes)
+
+    monkeypatch.setattr(FolderUploadFiles, "_open", open_later)
+    name = await created(client)
+    assert (await refused(write(client, name, (0, b"abc", True)))).reason == "INTERNAL"
+    assert (await write(client, name, (0, b"abc", True))).complete
+
+
+async def test_a_caller_that_leaves_while_its_file_is_opened_leaves_it_closed(
+    client: DatasetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "_LINGER_S", 0.05)
+    really_open = FolderUploadFiles._open
+    opening, go_on = threading.Event(), threading.Event()
+    opened: list[FolderUploadFile] = []
+
+    def open_slowly(files: FolderUploadFiles, name: UploadName, size_bytes: int) -> Any:
+        opening.set()
+        assert go_on.wait(30)
+        opened.append(really_open(files, name, size_bytes))
+        return opened[-1]
+
+    monkeypatch.setattr(FolderUploadFiles, "_open", open_slowly)
+    name = await created(client)
+    call = asyncio.create_task(write(client, name, (0, b"abc", True)))
+    await asyncio.to_thread(opening.wait, 30)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    go_on.set()
+    async with asyncio.timeout(20):
+        while not opened or opened[0]._descriptor >= 0:  # noqa: ASYNC110 (told by nothing)
+            await asyncio.sleep(0.02)
+    assert (await write(client, name, (0, b"abc", True))).complete
 
 
 async def test_what_was_answered_survives_a_restart(tmp_path: Path) -> None:

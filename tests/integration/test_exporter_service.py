@@ -302,9 +302,11 @@ async def test_child_killed_while_idle_is_replaced(bench: Bench) -> None:
     async with bench.exporter() as stub:
         await until(lambda: len(children()) == 1)
         await ended(stub, (await create(stub, bench.good(), "a")).name)
-        for child in children():
-            child.kill()
-            await asyncio.to_thread(child.wait, 5)
+        await until(lambda: len(children()) == 1)
+        (idle,) = children()
+        idle.kill()
+        # Until the server has reaped it; what follows in its loop takes no time.
+        await until(lambda: not psutil.pid_exists(idle.pid))
         await asyncio.sleep(0.05)
         export = await ended(stub, (await create(stub, bench.good(), "b")).name)
     assert export.state == pb.EXPORT_STATE_SUCCEEDED, export.problem
@@ -326,6 +328,28 @@ async def test_limits_end_an_export(
     async with bench.exporter(**settings) as stub:
         export = await ended(stub, (await create(stub, source)).name)
     assert (export.state, export.problem.reason) == (pb.EXPORT_STATE_FAILED, reason)
+    assert not bench.left_behind()
+
+
+async def test_the_graphs_of_an_export_share_one_limit(bench: Bench) -> None:
+    graph, rows = regression_graph(), Rows.made()
+    source = bench.good()
+    for weight in (0.75, 0.25):
+        graph.doc_string += "x"
+        part = bench.source(graph.SerializeToString(), rows.npz(rows.scores))
+        source.members.add(
+            trial=part.trials[0],
+            weight=weight,
+            family=part.family,
+            graph_sha256=part.graph_sha256,
+            reference_sha256=part.reference_sha256,
+        )
+    for share, state in ((2.1, pb.EXPORT_STATE_SUCCEEDED), (1.9, pb.EXPORT_STATE_FAILED)):
+        limit = int(share * graph.ByteSize())
+        async with bench.exporter(graph_bytes=limit) as stub:
+            export = await ended(stub, (await create(stub, source, f"r{limit}")).name)
+        assert export.state == state, export.problem
+    assert export.problem.reason == "BLOB_TOO_LARGE"
     assert not bench.left_behind()
 
 

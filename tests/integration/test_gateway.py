@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,7 +68,7 @@ def stubs() -> Stubs:
 
 @pytest.fixture
 async def served(stubs: Stubs) -> AsyncIterator[Served]:
-    async with serving(stubs.service, limits=Limits(unary_s=5.0)) as running:
+    async with serving(stubs.service, limits=Limits(unary_s=30.0)) as running:
         yield running
 
 
@@ -134,11 +137,11 @@ async def test_the_services_errors_pass_as_they_are(
 async def test_the_callers_deadline_is_the_services(
     through: grpc.aio.Channel, stubs: Stubs
 ) -> None:
-    stubs.tenants.pause_s = 30.0
-    error = await failure(get_tenant(through, timeout=0.3))
+    stubs.tenants.pause_s = 300.0
+    error = await failure(get_tenant(through, timeout=1.5))
     assert isinstance(error, DeadlineExceeded)
-    await asyncio.wait_for(stubs.tenants.left.wait(), 2.0)
-    assert 0 < stubs.tenants.time_left_s <= 0.3
+    await asyncio.wait_for(stubs.tenants.left.wait(), 20.0)
+    assert 0 < stubs.tenants.time_left_s <= 1.5
 
 
 async def test_a_cancelled_stream_is_cancelled_at_the_service(
@@ -149,7 +152,7 @@ async def test_a_cancelled_stream_is_cancelled_at_the_service(
     await call.read()
     assert stubs.blobs.open_streams == 1
     call.cancel()
-    await asyncio.wait_for(stubs.blobs.one_closed.wait(), 2.0)
+    await asyncio.wait_for(stubs.blobs.one_closed.wait(), 20.0)
 
 
 class Flood:
@@ -193,7 +196,7 @@ async def test_a_service_that_is_away_is_named_and_comes_back(served: Served) ->
             assert error.reason == "SERVICE_AWAY"
             assert "allocator" in error.message
             await network.up()
-            patient = channel(at, token=served.token(), retry_s=10.0)
+            patient = channel(at, token=served.token(), retry_s=30.0)
             async with patient:
                 assert await get_tenant(patient)
 
@@ -225,7 +228,7 @@ def calls_of(server: RpcServer) -> float:
 
 async def until_all_pass(opened: grpc.aio.Channel) -> None:
     """Eight calls in a row pass, once the gateway has noticed."""
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(30.0):
         passed = 0
         while passed < 8:
             try:
@@ -243,7 +246,7 @@ async def serving_state(address: str, name: str) -> None:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             async for answer in watch(health_pb2.HealthCheckRequest(service=name)):
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
@@ -259,12 +262,12 @@ async def test_health_tells_of_each_service(served: Served) -> None:
 async def test_a_drain_ends_streams_with_a_reason(served: Served, stubs: Stubs) -> None:
     stubs.blobs.endless = True
     stubs.tenants.pause_s = 0.3
-    async with gateway_to(served.address, drain_s=1.0) as (gateway, at):
+    async with gateway_to(served.address, drain_s=3.0) as (gateway, at):
         opened = served.channel(address=at)
         call = read_blob(opened)
         await call.read()
         unary = asyncio.create_task(get_tenant(opened))
-        await asyncio.wait_for(stubs.tenants.entered.wait(), 5.0)
+        await asyncio.wait_for(stubs.tenants.entered.wait(), 20.0)
         await gateway.stop()
         assert (await unary).tenant.name == OURS
 
@@ -274,6 +277,25 @@ async def test_a_drain_ends_streams_with_a_reason(served: Served, stubs: Stubs) 
 
         error = await failure(rest())
         assert (type(error), error.reason) == (Unavailable, "SHUTTING_DOWN")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("GATEWAY_SERVICES_CA_FILE", "/no/ca.pem", "/no/ca.pem can't be used: No such file or"),
+        ("LOG_LEVEL", "LOUD", "the log level 'LOUD' is none of"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_named(name: str, value: str, said: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "allotment_gateway"],
+        env={**os.environ, f"ALLOTMENT_{name}": value},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(said)
 
 
 @pytest.mark.parametrize("path", ["/allotment_api.nothing.v1.S/M", "/x", "/no.Service/At"])

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,11 +79,9 @@ async def test_a_trial_past_its_deadline_is_ended(stage: Stage, host: HostProces
     message = assignment("1", [("trick", "spin")])
     message.server_time.FromDatetime(now)
     message.deadline.FromDatetime(now + timedelta(seconds=0.5))
-    began = time.monotonic()
     stage.controller.say(assignment=message)
     failure = await stage.controller.failure_of(f"{TRIALS}/1")
     assert failure.cause == search_pb2.ATTEMPT_CAUSE_TIMEOUT
-    assert time.monotonic() - began < 5.0
     await _works_on(stage)
 
 

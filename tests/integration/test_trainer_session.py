@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 import sys
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import psutil
@@ -31,6 +30,12 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def host(stage: Stage) -> AsyncIterator[HostProcess]:
     async with stage.host(*TRICKY, **ENVIRONMENT) as made:
         yield made
+
+
+async def _until(fact: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not fact():  # noqa: ASYNC110 (a fact of another process)
+            await asyncio.sleep(0.02)
 
 
 def _sleep(seconds: float) -> list[tuple[str, str | float]]:
@@ -129,8 +134,7 @@ async def test_a_result_waits_for_a_store_that_is_away(stage: Stage, host: HostP
     await stage.controller.connected()
     stage.blobs.away = True
     stage.controller.say(assignment=assignment("1", [("trick", "none")]))
-    await stage.controller.told("progress", T1)
-    await asyncio.sleep(1.0)
+    await _until(lambda: stage.blobs.refused_count > 3)
     stage.blobs.away = False
     await stage.controller.result_of(T1)
 
@@ -150,9 +154,7 @@ async def test_silence_for_two_thirds_of_the_lease_stops_the_trial(
         await stage.controller.told("progress", T1)
         nursery = psutil.Process(pid).children()[0]
         await network.down()
-        lost = time.monotonic()
-        assert (await host.answer("idle", 10.0))["ending"] == "SILENT"
-        assert 1.0 < time.monotonic() - lost < 3.0
+        assert (await host.answer("idle"))["ending"] == "SILENT"
         assert nursery.children() == []
 
 
@@ -165,7 +167,7 @@ async def test_an_open_stream_without_answers_does_not_hold_the_lease(tmp_path: 
         await stage.controller.connected()
         await stage.controller.until(lambda: len(stage.controller.heartbeats) > 2)
         stage.controller.answers_heartbeats = False
-        assert (await host.answer("idle", 10.0))["ending"] == "SILENT"
+        assert (await host.answer("idle"))["ending"] == "SILENT"
 
 
 async def test_a_quiet_trial_lives_longer_than_the_lease(tmp_path: Path) -> None:
@@ -176,10 +178,13 @@ async def test_a_quiet_trial_lives_longer_than_the_lease(tmp_path: Path) -> None
         host.order("start", **stage.start())
         await stage.controller.connected()
         stage.controller.say(assignment=assignment("1", _sleep(3.0)))
+        await stage.controller.told("progress", T1)
+        before = len(stage.controller.heartbeats)
+        await stage.controller.until(lambda: len(stage.controller.heartbeats) >= before + 5)
+        said = stage.controller.heartbeats[before : before + 5]
+        assert [[r.trial for r in beat.running] for beat in said] == [[T1]] * 5
         await stage.controller.result_of(T1)
-        assert all(
-            [r.trial for r in beat.running] == [T1] for beat in stage.controller.heartbeats[3:8]
-        )
+        assert len(stage.controller.hellos) == 1
 
 
 @pytest.mark.parametrize(("reason", "cause"), [("PAUSED", "PAUSED"), ("CANCELLED", "PREEMPTED")])
@@ -190,10 +195,8 @@ async def test_a_stopped_trial_ends_and_the_next_is_taken(
     await stage.controller.connected()
     stage.controller.say(assignment=assignment("1", _sleep(600.0)))
     await stage.controller.told("progress", T1)
-    began = time.monotonic()
     stage.controller.say(stop=pb.StopTrial(trial=T1, trial_epoch=1, reason=reason))
     failure = await stage.controller.failure_of(T1)
-    assert time.monotonic() - began < 2.0
     assert search_pb2.AttemptCause.Name(failure.cause) == f"ATTEMPT_CAUSE_{cause}"
     assert failure.problem.reason == reason
     stage.controller.say(assignment=assignment("2", [("trick", "none")]))
@@ -218,12 +221,11 @@ async def test_a_revoked_lease_ends_its_trial_and_the_session(
     await stage.controller.connected()
     stage.controller.say(assignment=assignment("1", _sleep(600.0)))
     await stage.controller.told("progress", T1)
-    began = time.monotonic()
-    stage.controller.revoke("PREEMPTED", grace_s=5.0)
+    # Longer than this test waits: it leaves as soon as it has said what there is to say.
+    stage.controller.revoke("PREEMPTED", grace_s=120.0)
     failure = await stage.controller.failure_of(T1)
     assert failure.cause == search_pb2.ATTEMPT_CAUSE_PREEMPTED
     assert (await host.answer("idle"))["ending"] == "PREEMPTED"
-    assert time.monotonic() - began < 3.0
 
 
 async def test_what_is_done_is_handed_in_when_the_lease_is_revoked(
@@ -233,10 +235,10 @@ async def test_what_is_done_is_handed_in_when_the_lease_is_revoked(
     await stage.controller.connected()
     stage.blobs.away = True
     stage.controller.say(assignment=assignment("1", [("trick", "none")]))
-    await stage.controller.told("progress", T1)
-    await asyncio.sleep(0.7)
-    stage.controller.revoke("PREEMPTED", grace_s=5.0)
-    await asyncio.sleep(0.3)
+    await _until(lambda: stage.blobs.refused_count > 0)
+    stage.controller.revoke("PREEMPTED", grace_s=60.0)
+    refused = stage.blobs.refused_count
+    await _until(lambda: stage.blobs.refused_count > refused + 3)
     stage.blobs.away = False
     await stage.controller.result_of(T1)
     assert (await host.answer("idle"))["ending"] == "PREEMPTED"
@@ -276,8 +278,8 @@ async def _put_off(stage: Stage, reason: str, trick: str = "folds") -> pb.TrialF
     """What a trial that has fitted a fold leaves when it is stopped for this reason."""
     await stage.controller.connected()
     stage.controller.say(assignment=assignment("1", [("trick", trick)]))
-    await stage.controller.told("progress", T1)
-    await asyncio.sleep(0.3)
+    folds = stage.folder / "work" / "t1"
+    await _until(lambda: [f for f in folds.glob("trial-*/folds/*.npz") if f.stat().st_size])
     if reason == "PREEMPTED":
         stage.controller.revoke("PREEMPTED", 5.0)
     else:

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+from allotment_core.errors import InvalidArgument, clip
+
 request_id_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """The id of the call that is being served, as the caller sees it in internal errors."""
 
@@ -41,7 +43,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Sends every log of this process to `stream` (stderr by default) as events."""
+    """Sends every log of this process to `stream` (stderr by default) as events.
+
+    Raises: InvalidArgument (INVALID_CONFIG) for a level that is none.
+    """
+    known = logging.getLevelNamesMapping()
+    if level.upper() not in known:
+        raise InvalidArgument(
+            f"the log level {clip(level)!r} is none of {', '.join(known)}", reason="INVALID_CONFIG"
+        )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     root = logging.getLogger()

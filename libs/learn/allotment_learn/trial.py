@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_learn import fold_files, metrics, splits
-from allotment_learn.averaging import average
+from allotment_learn.averaging import average, known_classes
 from allotment_learn.errors import DeadlineReached, NotANumber, TrainingRefused
 from allotment_learn.features import Features
 from allotment_learn.first_fit import FirstFit
@@ -293,5 +293,6 @@ def _write_reference(
     rng = np.random.default_rng(task.seed)
     rows = reference_rows(task.table, validated, features.sources, models, rng)
     asked = Features.of(rows.table, with_dates=reads_dates(task))
-    together = average([model.predict(asked) for model in models], task.task)
+    said = [model.predict(asked) for model in models]
+    together = average(said, task.task, known_classes(models))
     write_reference(path, rows, together)

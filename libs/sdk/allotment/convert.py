@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from allotment import types
+from allotment.enums import Word
 from allotment_api.allocator.v1 import allocator_pb2 as allocator
 from allotment_api.common.v1 import problem_pb2, table_pb2
 from allotment_api.dataset.v1 import dataset_pb2
@@ -15,7 +16,7 @@ from allotment_api.exporter.v1 import exporter_pb2
 from allotment_api.search.v1 import search_pb2
 from allotment_core.errors import InvalidArgument, clip
 
-_E = TypeVar("_E", bound=types._Enum)
+_E = TypeVar("_E", bound=Word)
 _V = TypeVar("_V", covariant=True)
 
 

@@ -2,138 +2,21 @@
 strings.
 """
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-
-class _Enum(enum.StrEnum):
-    """A member that a newer server knows and this client doesn't is read as UNSPECIFIED."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> "_Enum | None":
-        return cls.__members__.get("UNSPECIFIED")
-
-
-class ColumnType(_Enum):
-    UNSPECIFIED = "unspecified"
-    NUMERIC = "numeric"
-    CATEGORICAL = "categorical"
-    DATE = "date"
-    TEXT = "text"
-    ID = "id"
-
-
-class ColumnRole(_Enum):
-    UNSPECIFIED = "unspecified"
-    FEATURE = "feature"
-    IGNORED = "ignored"
-    WEIGHT = "weight"
-    GROUP = "group"
-    TIME = "time"
-
-
-class TaskType(_Enum):
-    UNSPECIFIED = "unspecified"
-    BINARY = "binary"
-    MULTICLASS = "multiclass"
-    REGRESSION = "regression"
-
-
-class Metric(_Enum):
-    UNSPECIFIED = "unspecified"
-    LOG_LOSS = "log_loss"
-    AUC = "auc"
-    AP = "ap"
-    ACCURACY = "accuracy"
-    F1 = "f1"
-    RMSE = "rmse"
-    MAE = "mae"
-    R2 = "r2"
-
-    @property
-    def lower_is_better(self) -> bool:
-        return self in (Metric.LOG_LOSS, Metric.RMSE, Metric.MAE)
-
-
-class ExperimentState(_Enum):
-    UNSPECIFIED = "unspecified"
-    RUNNING = "running"
-    PAUSED = "paused"
-    FINISHING = "finishing"
-    SUCCEEDED = "succeeded"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-    @property
-    def final(self) -> bool:
-        return self in (
-            ExperimentState.SUCCEEDED,
-            ExperimentState.CANCELLED,
-            ExperimentState.FAILED,
-        )
-
-
-class TrialState(_Enum):
-    UNSPECIFIED = "unspecified"
-    QUEUED = "queued"
-    ASSIGNED = "assigned"
-    RUNNING = "running"
-    PAUSED = "paused"
-    SUCCEEDED = "succeeded"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    QUARANTINED = "quarantined"
-    CANCELLED = "cancelled"
-
-
-class AttemptCause(_Enum):
-    UNSPECIFIED = "unspecified"
-    PREEMPTED = "preempted"
-    LOST = "lost"
-    PAUSED = "paused"
-    CRASH = "crash"
-    OUT_OF_MEMORY = "out_of_memory"
-    TIMEOUT = "timeout"
-    REFUSED = "refused"
-
-
-class ModelState(_Enum):
-    UNSPECIFIED = "unspecified"
-    EXPORTING = "exporting"
-    READY = "ready"
-    REFUSED = "refused"
-
-
-class ExportState(_Enum):
-    UNSPECIFIED = "unspecified"
-    PENDING = "pending"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    REFUSED = "refused"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        return self not in (ExportState.UNSPECIFIED, ExportState.PENDING, ExportState.RUNNING)
-
-
-class LeaseState(_Enum):
-    UNSPECIFIED = "unspecified"
-    QUEUED = "queued"
-    HELD = "held"
-    REVOKING = "revoking"
-    RELEASED = "released"
-    EXPIRED = "expired"
-
-
-class Role(_Enum):
-    UNSPECIFIED = "unspecified"
-    VIEWER = "viewer"
-    EDITOR = "editor"
-    ADMIN = "admin"
+from allotment.enums import AttemptCause as AttemptCause
+from allotment.enums import ColumnRole as ColumnRole
+from allotment.enums import ColumnType as ColumnType
+from allotment.enums import ExperimentState as ExperimentState
+from allotment.enums import ExportState as ExportState
+from allotment.enums import LeaseState as LeaseState
+from allotment.enums import Metric as Metric
+from allotment.enums import ModelState as ModelState
+from allotment.enums import Role as Role
+from allotment.enums import TaskType as TaskType
+from allotment.enums import TrialState as TrialState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

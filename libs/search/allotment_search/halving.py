@@ -8,7 +8,7 @@ boosting rounds or epochs of its fit. Everything is a pure function of losses an
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -161,12 +161,12 @@ class Rung:
         known = self._reached[place : place + 1] == [entry]
         return place < rule.places(len(self._reached) + (not known))
 
-    def promotable(self, rule: Halving, without: frozenset[int] = frozenset()) -> Entry | None:
+    def promotable(self, rule: Halving, without: Container[int] = ()) -> Entry | None:
         """The best trial that was put off and is among the best now."""
         best = self.best_paused(without)
         return best if best is not None and self.keeps(best, rule) else None
 
-    def best_paused(self, without: frozenset[int] = frozenset()) -> Entry | None:
+    def best_paused(self, without: Container[int] = ()) -> Entry | None:
         return next((e for e in self._paused if e[1] not in without), None)
 
 

@@ -4,6 +4,7 @@ import bisect
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from allotment_search.derivation import Derivation
 
@@ -105,6 +106,10 @@ class History:
             self._kept.pop(self._best.pop()[1])
         return True
 
+    def drop(self, number: int) -> None:
+        """The ``number``-th one added (from 1) was broken off: known, and nothing is said of it."""
+        self._pending.pop(number - 1, None)
+
     @property
     def derivations(self) -> Collection[Derivation]:
         """All of them, in order."""
@@ -125,7 +130,8 @@ class History:
                 break
             if outcome.number != unseen:
                 chosen.setdefault(outcome.number, outcome)
-        pending = [*list(self._pending.values())[-_PENDING_LIMIT:], *hidden]
+        latest = list(islice(reversed(self._pending.values()), _PENDING_LIMIT))
+        pending = [*reversed(latest), *hidden]
         ended = tuple(chosen[n] for n in sorted(chosen))
         return HistoryView(ended, tuple(pending), self._numbers, self._count)
 

@@ -20,6 +20,8 @@ class MemoryBlobService:
         self.holds: dict[str, set[str]] = {}
         """Names of blobs by owner."""
         self.away = False
+        self.refused_count = 0
+        """Calls that came while it was away."""
 
     def add(self, content: bytes, tenant: str = "tenants/local") -> str:
         """Stores bytes and returns their sha256."""
@@ -33,6 +35,7 @@ class MemoryBlobService:
 
     def _check_here(self) -> None:
         if self.away:
+            self.refused_count += 1
             raise Unavailable("away")
 
     def _content(self, name: str) -> bytes:

@@ -1,6 +1,7 @@
 """Servicers that do next to nothing, over real contracts: for tests of what stands before them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,9 @@ TENANT_TABLE = "CREATE TABLE tenant (id INTEGER PRIMARY KEY, tenant_id TEXT)"
 
 
 class StubTenants:
-    """Counts what it creates in a table; GetTenant sleeps `pause_s`, then raises `trouble`."""
+    """Counts what it creates in a table; GetTenant sleeps `pause_s` or until it may `go_on`, then
+    raises `trouble`.
+    """
 
     def __init__(self, database: Database | None) -> None:
         self.database = database
@@ -29,6 +32,7 @@ class StubTenants:
         """What the caller of the last GetTenant allowed."""
         self.entered = asyncio.Event()
         """Set once a GetTenant has begun."""
+        self.go_on = asyncio.Event()
         self.left = asyncio.Event()
         """Set whenever a GetTenant has ended its pause, cancelled or not."""
 
@@ -52,7 +56,9 @@ class StubTenants:
         self.time_left_s = context.time_remaining()
         self.left.clear()
         try:
-            await asyncio.sleep(self.pause_s)
+            if self.pause_s:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.go_on.wait(), self.pause_s)
         finally:
             self.left.set()
         if self.trouble is not None:
@@ -89,11 +95,14 @@ class StubTenants:
 
 
 class StubBlobs:
-    """Counts bytes; streams ten chunks, the last of which fails with `trouble` where set."""
+    """Counts bytes; streams ten chunks, the last of which fails with `trouble` where set. Without
+    an end: waits after the ninth (`endless`), or goes on with chunks of `endless_bytes`.
+    """
 
     def __init__(self) -> None:
         self.trouble: Exception | None = None
         self.endless = False
+        self.endless_bytes = 0
         self.open_streams = 0
         self.one_closed = asyncio.Event()
 
@@ -116,6 +125,8 @@ class StubBlobs:
                 yield blob_pb2.ReadBlobResponse(data=bytes([i]))
             if self.trouble is not None:
                 raise self.trouble
+            while self.endless_bytes:
+                yield blob_pb2.ReadBlobResponse(data=bytes(self.endless_bytes))
             if self.endless:
                 await asyncio.Event().wait()
             yield blob_pb2.ReadBlobResponse(data=b"end")

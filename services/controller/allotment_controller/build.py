@@ -68,6 +68,12 @@ async def build(
     )
     controller = Controller(around, store)
     search = SearchServicer(controller, store, announcements, grammar)
+
+    async def stop() -> None:
+        await controller.stop()
+        if sampling is not None:
+            sampling.close()
+
     times = SessionTimes(
         heartbeat_interval_s=config.heartbeat_interval_s, lease_ttl_s=config.lease_ttl_s
     )
@@ -79,7 +85,7 @@ async def build(
         ],
         database=database,
         start=controller.start,
-        stop=controller.stop,
+        stop=stop,
     )
 
 

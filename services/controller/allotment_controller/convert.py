@@ -1,6 +1,6 @@
 """Domain values as messages of the search API and back."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,10 +29,6 @@ def timestamp(instant: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(instant)
     return message
-
-
-def from_timestamp(message: Timestamp) -> datetime:
-    return message.ToDatetime(tzinfo=UTC)
 
 
 def problem(value: Problem | None) -> problem_pb2.Problem | None:

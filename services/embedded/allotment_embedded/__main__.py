@@ -31,7 +31,9 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path)
     arguments = parser.parse_args()
     if arguments.private:
-        lifeline.hold_on(arguments.scratch or arguments.dir.parent)
+        if arguments.scratch is None:
+            parser.error("--private needs --scratch")
+        lifeline.hold_on(arguments.scratch)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Until the server takes signals itself.

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -15,15 +14,13 @@ import grpc.aio
 
 from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
 from allotment_core.clock import SystemClock
-from allotment_core.errors import FailedPrecondition, InvalidArgument, clip
+from allotment_core.errors import FailedPrecondition
 from allotment_core.events import configure_logging
 from allotment_core.rpc import RpcServer
 from allotment_core.rpc.client import channel
 from allotment_embedded.services import build_services, close_databases
 from allotment_embedded.state import StateFolder, locked
 from allotment_embedded.tokens import InternalToken, lasting_token
-
-log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 STOP_GRACE_S = 3.0
@@ -54,7 +51,7 @@ async def serve(
 
     Raises: AllotmentError when the folder, the port or a database can't be used.
     """
-    configure_logging("embedded", _log_level(os.environ.get("ALLOTMENT_LOG_LEVEL", "WARNING")))
+    configure_logging("embedded", os.environ.get("ALLOTMENT_LOG_LEVEL", "WARNING"))
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[Stop] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,16 +78,6 @@ async def serve(
             await server.stop(STOP_GRACE_S)
             await channels.close()
     return ended.status
-
-
-def _log_level(name: str) -> str:
-    known = logging.getLevelNamesMapping()
-    if name.upper() not in known:
-        raise InvalidArgument(
-            f"ALLOTMENT_LOG_LEVEL {clip(name)!r} is none of: {', '.join(known)}",
-            reason="INVALID_CONFIG",
-        )
-    return name.upper()
 
 
 def _end(stop: "asyncio.Future[Stop]", why: Stop) -> None:

@@ -21,9 +21,9 @@ class ExporterConfig:
     queue_limit: int = 256
     """Exports of one tenant that wait."""
     graph_bytes: int = 512 << 20
-    """Size of the largest graph, and of the largest artefact."""
+    """Size of all graphs of an export together, and of the largest artefact."""
     reference_bytes: int = 256 << 20
-    """Size of the largest reference."""
+    """Size of all references of an export together."""
     memory_bytes: int = 6 << 30
     """Address space of the process that builds one artefact."""
     cpu_s: int = 120

@@ -73,9 +73,10 @@ class Gateway(grpc.GenericRpcHandler):
         # By service: callers may make up as many paths as they like.
         label = f"/{upstream.name}/*"
         self._metrics.began(label)
-        code = "OK"
+        code = "UNKNOWN"
         try:
             await forward(path, upstream.name, upstream.pick(), requests, context)
+            code = "OK"
         except asyncio.CancelledError:
             code = "CANCELLED"
             if not self._draining:

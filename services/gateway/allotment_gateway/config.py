@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from allotment_core.errors import InvalidArgument
 from allotment_core.rpc.alone import ListenerConfig
 
 
@@ -31,6 +32,15 @@ class GatewayConfig:
     """How long health says NOT_SERVING before new calls are refused."""
     drain_s: float = 5.0
     """How long calls may go on after that."""
+
+    def __post_init__(self) -> None:
+        for name, addresses in self.addresses.items():
+            if not addresses:
+                raise InvalidArgument(
+                    f"ALLOTMENT_GATEWAY_{name.upper()}_ADDRESSES is empty; it needs at least one "
+                    "host:port",
+                    reason="INVALID_CONFIG",
+                )
 
     @property
     def addresses(self) -> Mapping[str, tuple[str, ...]]:

@@ -16,15 +16,19 @@ from allotment_allocator.adapters.kube.nodes import (
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("4", 4.0), ("500m", 0.5), ("16Gi", 16 * 2.0**30), ("1e3", 1000.0), ("2M", 2e6), ("0", 0.0)],
+    [
+        *(("4", 4.0), ("0", 0.0), ("1e3", 1000.0), ("1E3", 1000.0), ("1.5", 1.5)),
+        *(("500m", 0.5), ("100u", 1e-4), ("5n", 5e-9), ("2k", 2e3), ("2M", 2e6), ("1E", 1e18)),
+        *(("32780884Ki", 32780884 * 1024.0), ("16Gi", 16 * 2.0**30), ("1Ei", 2.0**60)),
+    ],
 )
 def test_quantities_are_numbers(text: str, number: float) -> None:
     assert quantity(text) == pytest.approx(number)
 
 
-@pytest.mark.parametrize("text", ["", "abc", "5Q"])
+@pytest.mark.parametrize("text", ["", "abc", "5Q", "Ki", "5 Gi", "1.2.3"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises((ValueError, KeyError)):
+    with pytest.raises(ValueError, match=r"quantity|convert"):
         quantity(text)
 
 

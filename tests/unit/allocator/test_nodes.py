@@ -119,11 +119,16 @@ def test_leases_leave_a_cordoned_node_as_far_as_there_is_room_elsewhere() -> Non
     assert decide(snapshot([old], [], held)).revocations == ()
 
 
-def test_leases_of_a_lost_node_are_taken_back() -> None:
-    held = [holding(1, "a/x", "p0"), holding(2, "a/x", "gone1")]
-    decision = decide(snapshot([pool("p", 8), pool("gone", 8)], [], held))
+def test_leases_of_a_lost_node_go_on_elsewhere_or_are_taken_back() -> None:
+    held = [
+        holding(1, "a/x", "p0", 2),
+        holding(2, "a/x", "gone1", 5),
+        holding(3, "a/x", "gone1", 4),
+    ]
+    decision = decide(snapshot([pool("p", 8), pool("gone")], [], held))
+    assert decision.moves == {held[1].lease: held[0].place}
     assert [(r.lease, r.reason) for r in decision.revocations] == [
-        (held[1].lease, RevocationReason.NODE_LOST)
+        (held[2].lease, RevocationReason.NODE_LOST)
     ]
 
 

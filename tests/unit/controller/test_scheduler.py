@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allotment_controller.domain.budget import reserve_s
+from allotment_controller.domain.budget import reserve_s, with_budget
 from allotment_controller.domain.creation import Wish, make_plan
 from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
 from allotment_controller.domain.ledger import Edit, Ledger
@@ -407,3 +407,29 @@ def test_a_refused_ensemble_is_forgotten() -> None:
     assert effects.new_models == [3]
     assert bench.ledger.models[3].is_trial
     assert bench.ledger.models[3].trial == 2
+
+
+def test_failures_before_a_new_budget_do_not_count() -> None:
+    bench = Bench(trial_count=30)
+    bench.step()
+
+    def fail(edit: Edit, effects: Effects) -> None:
+        for trial in edit.open_trials():
+            problem = Problem("BAD_DATA", "it broke")
+            edit.put_trial(trial.ended_attempt(AttemptCause.REFUSED, problem, "", edit.now))
+
+    for _ in range(10):
+        bench.step(fail)
+    assert bench.state() is ExperimentState.FAILED
+    bench.clock.advance(60.0)
+
+    def resume(edit: Edit, effects: Effects) -> None:
+        budget = Budget(trial_count=5)
+        edit.experiment = with_budget(edit.experiment, budget, edit.trial_count, edit.now)
+
+    bench.step(resume)
+    assert bench.state() is ExperimentState.RUNNING
+    newest = max(bench.ledger.trials)
+    bench.finish(newest, 0.7)
+    bench.export(1)
+    assert bench.ledger.experiment.best_model == 1

@@ -98,6 +98,9 @@ class Search:
         out = any(t.is_out for t in edit.open_trials())
         effects = advance(edit, [] if out else [self.seat], self.policy)
         change = edit.close()
+        still_open = edit.open_trials()
+        assert edit.open_count == len(still_open)
+        assert edit.active_trials() == [t for t in still_open if t.state is not TrialState.PAUSED]
         if change is not None:
             self.ledger.absorb(change)
         return effects

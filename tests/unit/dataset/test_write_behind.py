@@ -1,8 +1,10 @@
 """Bytes that are written while the next ones arrive: what a disk refuses is told in time."""
 
+import asyncio
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -119,3 +121,38 @@ async def test_bytes_that_a_sync_lost_are_not_there(
     await file.append(b" again")
     await file.sync()
     assert await file.sha256() == hashlib.sha256(b"durable again").hexdigest()
+
+
+async def test_what_comes_while_lost_bytes_are_cut_off_goes_with_them(
+    file: WriteBehind, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await file.append(b"durable")
+    await file.sync()
+    cutting, go_on = threading.Event(), threading.Event()
+    really_cut = os.ftruncate
+
+    def cut(descriptor: int, size_bytes: int) -> None:
+        cutting.set()
+        assert go_on.wait(30)
+        really_cut(descriptor, size_bytes)
+
+    def lose(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(write_behind, "_WINDOW_BYTES", 1 << 30)
+    monkeypatch.setattr(os, "ftruncate", cut)
+    monkeypatch.setattr(os, "fsync", lose)
+    while not cutting.is_set():
+        await file.append(bytes(CHUNK_BYTES))
+        await asyncio.sleep(0)
+    await file.append(b"late")
+    go_on.set()
+
+    async def fill() -> None:
+        while True:
+            await file.append(bytes(CHUNK_BYTES))
+            await asyncio.sleep(0.001)
+
+    with pytest.raises(ResourceExhausted):
+        await fill()
+    assert (file.size_bytes, content_of(path)) == (7, b"durable")

@@ -95,6 +95,21 @@ def test_the_merged_graph_gives_the_calibrated_mean(
     assert outcome.parity.worst_difference < 1e-9
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.25, 4.0])
+def test_probabilities_of_exactly_zero_and_one_are_mixed(
+    tmp_path: Path, temperature: float
+) -> None:
+    job = job_of(tmp_path, [steeper(1e6), steeper(-1e6)], (0.75, 0.25), temperature)
+    assert isinstance(run(job), Built)
+    parts = [answers(member.graph)[1] for member in job.members]
+    assert all((part == 0).any() and (part == 1).any() for part in parts)
+    found, expected = answers(job.artefact)[1], mixed(parts, (0.75, 0.25), temperature)
+    assert np.abs(found - expected).max() < 1e-9
+    nowhere = (parts[0] == 0) & (parts[1] == 0)
+    assert nowhere.any()
+    assert (found[nowhere] == 0).all()
+
+
 def test_numbers_are_averaged(tmp_path: Path) -> None:
     job = job_of(tmp_path, [regression_graph()] * 2, (0.3, 0.7))
     assert isinstance(run(job), Built)

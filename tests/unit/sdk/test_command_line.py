@@ -28,7 +28,7 @@ RUN = ["run", "x.csv", "--target", "y", "--out", "z"]
         ([*RUN, "--server", "127.0.0.1:1"], {}, False),
         ([*RUN, "--help"], {}, False),
         (["run", "x.csv"], {}, False),
-        (["run", "--resume", "e", "--dir", "d", "--out", "z"], {}, True),
+        (["run", "--resume", "e", "--dir", "/nowhere", "--out", "z"], {}, False),
         (["run", "--resume", "e", "--out", "z"], {}, False),
         (["experiments"], {}, False),
         ([], {}, False),
@@ -38,6 +38,12 @@ def test_a_server_is_started_early_only_for_a_run_that_needs_one(
     arguments: list[str], env: dict[str, str], wanted: bool
 ) -> None:
     assert needs_own_server(arguments, env) is wanted
+
+
+def test_a_server_is_started_early_on_the_state_that_is_there(tmp_path: Path) -> None:
+    arguments = ["run", "--resume", "e", "--dir", str(tmp_path), "--out", "z"]
+    assert needs_own_server(arguments, {})
+    assert not needs_own_server(arguments, {"ALLOTMENT_SERVER": "127.0.0.1:1"})
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,18 @@ def test_a_view_has_the_best_and_the_latest_and_does_not_grow() -> None:
     assert later in view.ahead([later])
 
 
+def test_what_was_broken_off_is_not_proposed_again_and_not_held_against_it() -> None:
+    history = played(20)
+    derivation = GRAMMAR.derive(np.random.default_rng(99), "linear", SHAPE)
+    history.add(derivation)
+    history.drop(len(history))
+    view = history.view()
+    assert derivation in view
+    assert derivation not in view.pending
+    assert derivation not in [o.derivation for o in view.ended]
+    assert not history.end(len(history), None)
+
+
 def test_the_same_view_and_seed_give_the_same_proposals() -> None:
     view = played(60).view()
     first = MixedSampler(GRAMMAR, SHAPE, FAMILIES)

@@ -35,7 +35,7 @@ class ObjectReader:
             data = self._read()
         self._digest.update(data)
         self.position += len(data)
-        if self.position >= self.size_bytes:
+        if self.position >= self.size_bytes or not data:
             verify(self._digest, self._sha256)
         return data
 

@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from allotment_core.calls import Call, current_call
 from allotment_core.clock import Clock
@@ -16,7 +16,7 @@ from allotment_core.db.backend import Backend
 from allotment_core.db.reader import READERS, Readers
 from allotment_core.db.urls import backend_of
 from allotment_core.db.writer import GroupCommitWriter
-from allotment_core.errors import AllotmentError
+from allotment_core.errors import AllotmentError, Unavailable
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -27,9 +27,9 @@ _PRUNE_EVERY_S = 3600.0
 class Database:
     """Works are plain functions of a SQLAlchemy connection, run in threads of the database.
 
-    A work must not commit, and may run more than once: when its caller repeats the request, when
-    another process's write got in between, when the server went away. What it decides has to come
-    out of the connection and its arguments.
+    A work must not commit, nor go on after a statement of it has failed. It may run more than once:
+    when its caller repeats the request, when another process's write got in between, when the
+    server went away. What it decides has to come out of the connection and its arguments.
     """
 
     def __init__(
@@ -64,13 +64,12 @@ class Database:
         try:
             backend.create(writer)
             migration.migrate(writer, versions, backend)
-        except (DBAPIError, OSError) as e:
+        except BaseException as e:
             writer.dispose()
             error = backend.storage_error(e)
-            raise error or e from e
-        except BaseException:
-            writer.dispose()
-            raise
+            if error is None:
+                raise
+            raise error from e
         readers = backend.engine(connections=READERS, writes=False)
         return cls(backend, (writer, readers), clock)
 
@@ -103,6 +102,8 @@ class Database:
         await self._prune()
         try:
             response = await self.write(lambda c: self._respond(c, call, work, to_response))
+        except Unavailable:
+            raise  # the caller repeats the request, and finds the answer if there is one
         except (AllotmentError, IntegrityError):
             # Another process may have answered the same request in between: work then failed
             # because it is done.
@@ -147,7 +148,9 @@ class Database:
             return
         self._prune_due = self._clock.monotonic() + _PRUNE_EVERY_S
         now = self._clock.now()
-        await self.write(lambda connection: request_log.prune(connection, now))
+        count = await self.write(lambda connection: request_log.prune(connection, now))
+        if count >= request_log.PRUNED_AT_ONCE:
+            self._prune_due = self._clock.monotonic()
 
     async def close(self) -> None:
         """Finishes the writes that wait, then closes all connections."""

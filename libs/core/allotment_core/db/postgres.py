@@ -24,7 +24,7 @@ from allotment_core.errors import AllotmentError, FailedPrecondition, InvalidArg
 
 OPEN_PATIENCE_S = 30.0
 """How long a start waits for a server that is not there yet."""
-OUTCOME_PATIENCE_S = 10.0
+OUTCOME_PATIENCE_S = 4.0
 """How long the fate of an unanswered COMMIT is asked for."""
 ALONE_AFTER = 3
 """A transaction that lost this often runs while no other one does."""

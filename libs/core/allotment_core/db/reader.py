@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 READERS = 4
 QUEUE_LIMIT = 10_000
-PATIENCE_S = 10.0
+PATIENCE_S = 4.0
 """How long a server's restart is waited for."""
 
 

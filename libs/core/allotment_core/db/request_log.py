@@ -1,8 +1,7 @@
 """The responses of mutating calls, kept so that a repeated call gets the same answer.
 
-Every service's first migration calls `create(op)`; the table lives in the service's own
-database, so
-that a response is stored in the transaction of the change itself.
+Every service's first migration calls `create(op)`; the table lives in the service's own database,
+so that a response is stored in the transaction of the change itself.
 """
 
 from datetime import datetime, timedelta
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 KEPT = timedelta(hours=25)
 """A response is found for at least this long (24 h and a margin for clocks)."""
+PRUNED_AT_ONCE = 5_000
+"""No call waits for more of them to be forgotten."""
 
 metadata = sa.MetaData()
 
@@ -89,6 +90,13 @@ def store(
 
 
 def prune(connection: sa.Connection, now: datetime) -> int:
-    """Forgets responses that are older than KEPT; how many."""
+    """Forgets the oldest responses that are older than KEPT; how many. All of them when these are
+    fewer than PRUNED_AT_ONCE.
+    """
     before = int((now - KEPT).timestamp() * 1e6)
-    return connection.execute(table.delete().where(table.c.create_time < before)).rowcount
+    created = table.c.create_time
+    oldest = sa.select(created).where(created < before).order_by(created).limit(PRUNED_AT_ONCE)
+    last = connection.execute(sa.select(sa.func.max(oldest.subquery().c.create_time))).scalar()
+    if last is None:
+        return 0
+    return connection.execute(table.delete().where(created <= last)).rowcount

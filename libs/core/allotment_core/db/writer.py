@@ -31,8 +31,9 @@ QUEUE_LIMIT = 10_000
 BATCH_LIMIT = 512
 BATCH_S = 0.05
 """After this long a batch takes no more works: its first callers have waited enough."""
-PATIENCE_S = 10.0
-"""How long a server's restart or a row that others keep changing is waited for."""
+PATIENCE_S = 4.0
+"""How long a server's restart or a row that others keep changing is waited for. A call that waits
+for a read and for a write still has time to say so, and to be repeated."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +54,7 @@ class GroupCommitWriter:
         self._backend = backend
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
+        self._entry = threading.Lock()
         self._ends = False
         self._lost = False
         self._changes = 0
@@ -68,12 +70,6 @@ class GroupCommitWriter:
 
         Raises: what the work raises, or a storage error.
         """
-        if self._closed:
-            raise Unavailable(
-                f"the database {self._backend.name} is closed: the server is going down",
-                reason="SHUTTING_DOWN",
-                retry_after_s=1.0,
-            )
         if self._queue.qsize() >= QUEUE_LIMIT:
             raise Unavailable(
                 f"{QUEUE_LIMIT} writes are waiting for the database; try again in a second",
@@ -82,15 +78,23 @@ class GroupCommitWriter:
             )
         loop = asyncio.get_running_loop()
         work = _Work(run, loop, loop.create_future(), contextvars.copy_context())
-        self._queue.put(work)
+        with self._entry:  # nothing comes in behind the mark that ends the queue
+            if self._closed:
+                raise Unavailable(
+                    f"the database {self._backend.name} is closed: the server is going down",
+                    reason="SHUTTING_DOWN",
+                    retry_after_s=1.0,
+                )
+            self._queue.put(work)
         result: T = await work.future
         return result
 
     def close(self) -> None:
         """Finishes what waits, then ends the thread. Blocks."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
+        with self._entry:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
         self._thread.join()
 
     def _loop(self) -> None:
@@ -197,6 +201,9 @@ class GroupCommitWriter:
         self._changes = 0
         try:
             work.result = work.context.run(work.run, connection)
+            if not self._backend.is_intact(connection):
+                # COMMIT would undo the group's changes and not say so.
+                raise RuntimeError("a work went on after a statement of it had failed")
         except Exception as e:
             if self._backend.fate(e) is not Fate.FAILED:
                 raise

@@ -165,17 +165,22 @@ def run_alone(
 ) -> int:
     """Serves with settings from ALLOTMENT_<SERVICE>_* and ALLOTMENT_SERVE_*.
 
-    The exit status: 0 after a drain, 2 for settings that can't be used.
+    The exit status: 0 after a drain, 2 for settings that can't be used, files they name included.
     """
-    configure_logging(service, os.environ.get("ALLOTMENT_LOG_LEVEL", "INFO"))
 
     async def serve_loaded() -> None:
         own = load(config, os.environ, f"ALLOTMENT_{service.upper()}_")
         await serve(own, load(server_config, os.environ, "ALLOTMENT_SERVE_"))
 
     try:
+        configure_logging(service, os.environ.get("ALLOTMENT_LOG_LEVEL", "INFO"))
         asyncio.run(serve_loaded())
     except AllotmentError as error:
         sys.stderr.write(f"{error}\n")
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"{error.filename} can't be used: {error.strerror}\n")
         return 2
     return 0

@@ -45,6 +45,9 @@ class Limits:
     """A unary call is answered, or ended, within this time whatever its caller allows."""
     upload_idle_s: float = 60.0
     """A stream of requests to a single response ends when no message comes for this long."""
+    taken_idle_s: float = 60.0
+    """A stream of responses ends when its caller takes nothing for this long: what it holds open is
+    wanted by others."""
     streams_per_tenant: int = 1000
     calls: int = 4096
     """Calls at once, streams included."""
@@ -120,7 +123,7 @@ class Chain:
                 with self._one_stream(call):
                     # The caller of a watch that has nothing to say yet learns that it is heard.
                     await context.send_initial_metadata(())
-                    await _send(method, method.behaviour(request, context), context)
+                    await self._send(method, method.behaviour(request, context), context)
 
             await self._run(method, context, answer)
 
@@ -150,7 +153,7 @@ class Chain:
             async def answer(call: Call) -> None:
                 requests = CheckedRequests(method, raw, call, None)
                 with self._one_stream(call):
-                    await _send(method, method.behaviour(requests, context), context)
+                    await self._send(method, method.behaviour(requests, context), context)
                 if requests.error is not None:
                     raise requests.error
 
@@ -216,6 +219,20 @@ class Chain:
                 retry_after_s=1.0,
             ) from None
 
+    async def _send(self, method: Method, responses: Any, context: Any) -> None:
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                raw = encode(method, response)
+                try:
+                    async with asyncio.timeout(self._limits.taken_idle_s):
+                        await context.write(raw)
+                except TimeoutError:
+                    raise Unavailable(
+                        f"nothing was taken from the stream for {self._limits.taken_idle_s:g} s; "
+                        "open it again and go on where it was",
+                        reason="SLOW_READER",
+                    ) from None
+
     @contextlib.contextmanager
     def _one_stream(self, call: Call) -> Any:
         tenant = str(call.principal.tenant) if call.principal else ""
@@ -239,12 +256,6 @@ async def _stored(method: Method, call: Call) -> Message | None:
     if not call.request_id or method.database is None:
         return None
     return await method.database.stored_response(call)
-
-
-async def _send(method: Method, responses: Any, context: Any) -> None:
-    async with contextlib.aclosing(responses):
-        async for response in responses:
-            await context.write(encode(method, response))
 
 
 def encode(method: Method, response: Message) -> bytes:

@@ -1,6 +1,7 @@
 """Tokens are verified with the allocator's keys, which are asked for and kept up to date."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -54,12 +55,12 @@ class FetchedKeys:
     async def _keep(self) -> None:
         try:
             while True:
-                pause_s = REFRESH_S if await self._fetch() else RETRY_S
-                self._wanted.clear()
-                try:
-                    await asyncio.wait_for(self._wanted.wait(), pause_s)
-                except TimeoutError:
+                if not await self._fetch():
+                    await asyncio.sleep(RETRY_S)
                     continue
+                self._wanted.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wanted.wait(), REFRESH_S)
         finally:
             await self._channel.close()
 
@@ -70,6 +71,8 @@ class FetchedKeys:
             keys = tuple((await stub.FetchTokenKeys(request, timeout=FETCH_S)).public_keys)
             pems = tuple(key.encode("ascii", "replace") for key in keys)
             known = frozenset(key_id(pem) for pem in pems)
+            if not known:
+                raise FailedPrecondition("it has none")
             if known != self._known:
                 self._verifier = TokenVerifier(pems[0], self._clock, *pems[1:])
                 self._known = known
@@ -81,5 +84,8 @@ class FetchedKeys:
         except FailedPrecondition as e:
             log.error("the allocator's keys are none", extra={"error": e.message})
             return False
+        except Exception:
+            log.exception("token keys not fetched")
+            return False
         self._fetched_s = self._clock.monotonic()
-        return bool(known)
+        return True

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import prometheus_client
 
+from allotment_core.errors import FailedPrecondition, clip
+
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
@@ -43,8 +45,18 @@ class RpcMetrics:
             self._seconds.labels(path).observe(seconds)
 
     def serve(self, port: int, host: str = "127.0.0.1") -> int:
-        """Opens the page http://host:port/metrics in a thread; the port (0 picks one)."""
-        self._page, _ = prometheus_client.start_http_server(port, host, registry=self.registry)
+        """Opens the page http://host:port/metrics in a thread; the port (0 picks one).
+
+        Raises: FailedPrecondition (ADDRESS_IN_USE).
+        """
+        try:
+            self._page, _ = prometheus_client.start_http_server(port, host, registry=self.registry)
+        except OSError as e:
+            raise FailedPrecondition(
+                f"can't show metrics on {clip(host)}:{port} ({e.strerror}); choose another port, "
+                "or none",
+                reason="ADDRESS_IN_USE",
+            ) from e
         return int(self._page.server_port)
 
     def close(self) -> None:

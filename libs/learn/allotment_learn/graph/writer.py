@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from allotment_learn.averaging import FLOOR
+from allotment_learn.averaging import FLOOR, divisors, known_classes, unknown_as
 from allotment_learn.errors import GraphTooLarge
 from allotment_learn.features import NumberSource
 from allotment_learn.folds import FoldModel
@@ -42,7 +42,7 @@ def write_graph(
         _write_fold(build, model, shared, body)
         for model, body in zip(models, _bodies(models), strict=True)
     ]
-    _write_average(build, predictions, task.task, outputs[-1])
+    _write_average(build, predictions, models, task.task, outputs[-1])
     if task.task is not TaskKind.REGRESSION:
         best = build.node("ArgMax", outputs[-1], axis=1, keepdims=0)
         labels = build.strings(task.classes, [len(task.classes)])
@@ -66,19 +66,30 @@ def write_graph(
 
 
 def _write_average(
-    build: GraphBuilder, predictions: Sequence[str], task: TaskKind, output: str
+    build: GraphBuilder,
+    predictions: Sequence[str],
+    models: Sequence[FoldModel],
+    task: TaskKind,
+    output: str,
 ) -> None:
     """The same steps as `averaging.average`."""
     if len(predictions) == 1:
         build.node("Identity", predictions[0], output=output)
         return
-    count = build.constant(float(len(predictions)))
     if task is TaskKind.REGRESSION:
+        count = build.constant(float(len(predictions)))
         build.node("Div", build.node("Sum", *predictions), count, output=output)
         return
+    known = known_classes(models)
     floor = build.constant(FLOOR)
-    logs = [build.node("Log", build.node("Max", p, floor)) for p in predictions]
-    mean = build.node("Div", build.node("Sum", *logs), count)
+    logs = []
+    for prediction, there in zip(predictions, known, strict=True):
+        said = prediction
+        if not there.all():
+            unknown = build.constant(unknown_as(known))
+            said = build.node("Where", build.constant(there), said, unknown)
+        logs.append(build.node("Log", build.node("Max", said, floor)))
+    mean = build.node("Div", build.node("Sum", *logs), build.constant(divisors(known)))
     build.node("Softmax", mean, axis=1, output=output)
 
 

@@ -38,7 +38,11 @@ def needs_own_server(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     options = {argument.partition("=")[0] for argument in arguments}
     if options & {"--help", "--server", "--profile"}:
         return False
-    return {"--target", "--out"} <= options or {"--resume", "--out", "--dir"} <= options
+    if "--resume" in options:
+        # A folder that is not there is a mistake: a server would make it.
+        kept = state_dir(arguments)
+        return "--out" in options and kept is not None and kept.is_dir()
+    return {"--target", "--out"} <= options
 
 
 def state_dir(arguments: Sequence[str]) -> Path | None:

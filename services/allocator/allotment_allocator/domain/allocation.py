@@ -227,6 +227,7 @@ class Allocation:
         decisions = [decide(each) for each in self._snapshots(self._books.live_leases())]
         return Decision(
             {name: place for d in decisions for name, place in d.grants.items()},
+            {name: place for d in decisions for name, place in d.moves.items()},
             tuple(revocation for d in decisions for revocation in d.revocations),
             {name: wait for d in decisions for name, wait in d.waits.items()},
         )
@@ -241,6 +242,8 @@ class Allocation:
                 granted = leases[name].granted_at(place, self.now, self._rules.ttl_s)
                 self._count(granted, granted.slot_count)
                 self._put(granted)
+            for name, place in decision.moves.items():
+                self._put(leases[name].moved(place))
             for revocation in decision.revocations:
                 lease = leases[revocation.lease]
                 problem = _problem(revocation)

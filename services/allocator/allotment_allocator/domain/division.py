@@ -6,7 +6,7 @@ all-or-nothing grants. What keeps it calm: see `revocation`.
 """
 
 from allotment_allocator.domain.pool import Place
-from allotment_allocator.domain.revocation import revoke, shrink
+from allotment_allocator.domain.revocation import relocate, revoke, shrink
 from allotment_allocator.domain.snapshot import Claim, Decision, Snapshot
 from allotment_allocator.domain.standing import Line, Standing
 from allotment_allocator.domain.waits import explain
@@ -19,12 +19,14 @@ def decide(snapshot: Snapshot) -> Decision:
     next, has waited for `reserve_after_s`, and a node is kept for it.
     """
     standing = Standing(snapshot)
+    moves = relocate(standing)
     granted, waiting = _grant(standing)
-    revocations = shrink(standing)
+    revocations = shrink(standing, moves)
     if waiting:
         revocations += revoke(standing, waiting)
     waits = explain(snapshot, granted, waiting, revocations, standing.room)
-    return Decision({c.lease: place for c, place in granted}, tuple(revocations), waits)
+    grants = {claim.lease: place for claim, place in granted}
+    return Decision(grants, moves, tuple(revocations), waits)
 
 
 def _grant(standing: Standing) -> tuple[list[tuple[Claim, Place]], list[Claim]]:

@@ -109,7 +109,7 @@ class Keeper:
         )
         if not due:
             decision = await self._desk.preview()
-            due = bool(decision.grants or decision.revocations)
+            due = bool(decision.grants or decision.moves or decision.revocations)
             if not due:
                 self._board.explain_queue(decision.waits)
         if due:
@@ -180,6 +180,7 @@ class Keeper:
             epoch=lease.epoch,
             slot_count=lease.slot_count,
             place=place,
+            resource=lease.wanted.resource,
             server=self._server_address(),
             token=self._tokens(lease.name, lease.epoch, self._clock.now()),
             threads=lease.slot_count * pool.threads_per_slot,

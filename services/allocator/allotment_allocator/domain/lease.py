@@ -104,6 +104,10 @@ class Lease:
             raise FailedPrecondition(f"{self.name} is {self.state.name}: it gets no new trainer")
         return self._to(LeaseState.HELD, epoch=self.epoch + 1, problem=problem)
 
+    def moved(self, place: Place) -> "Lease":
+        """It goes on elsewhere: the next epoch. Its time to live is not extended."""
+        return replace(self.restarted(None), place=place)
+
     def mended(self) -> "Lease":
         """Its trainer runs again: no problem any more."""
         return replace(self, problem=None, revision=self.revision + 1)

@@ -100,6 +100,8 @@ class Trainer:
     state: TrainerState
     since_s: float
     """Monotonic instant of the last change of its state."""
+    hint: str = ""
+    """While it starts: what it waits for, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,8 @@ class TrainerOrder:
     epoch: int
     slot_count: int
     place: Place
+    resource: str
+    """What a slot is."""
     server: str
     token: str
     threads: int

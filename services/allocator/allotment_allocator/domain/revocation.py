@@ -18,7 +18,7 @@ that loses least work.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from allotment_allocator.domain.pool import NodeState, Place
 from allotment_allocator.domain.snapshot import (
@@ -28,19 +28,33 @@ from allotment_allocator.domain.snapshot import (
     RevocationReason,
 )
 from allotment_allocator.domain.standing import Line, Standing
-from allotment_core.names import ExperimentName
+from allotment_core.names import ExperimentName, LeaseName
 
 _Found = list[tuple[Holding, RevocationReason]]
 _TakeBack = Callable[[Holding, RevocationReason], None]
 
 
-def shrink(standing: Standing) -> list[Revocation]:
+def relocate(standing: Standing) -> dict[LeaseName, Place]:
+    """Where leases of lost nodes go on, as far as there is room for them."""
+    room = standing.room
+    moves: dict[LeaseName, Place] = {}
+    for holding in standing.snapshot.held:
+        lost = room.states.get(holding.place, NodeState.LOST) is NodeState.LOST
+        if lost and not holding.revoking:
+            place = room.best(holding.wanted, holding.slot_count)
+            if place is not None:
+                room.take(place, holding.slot_count)
+                moves[holding.lease] = place
+    return moves
+
+
+def shrink(standing: Standing, moved: Collection[LeaseName]) -> list[Revocation]:
     """Leases that their nodes have no slots for any more: lost, smaller, or cordoned ones."""
     room = standing.room
     revocations: list[Revocation] = []
     held: dict[Place, list[Holding]] = {}
     for holding in standing.snapshot.held:
-        if not holding.revoking:
+        if not holding.revoking and holding.lease not in moved:
             held.setdefault(holding.place, []).append(holding)
 
     def take_back(victim: Holding, reason: RevocationReason) -> None:

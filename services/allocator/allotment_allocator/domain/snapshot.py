@@ -93,5 +93,7 @@ class Decision:
     """Leases to grant and where, leases to take back, and why every other queued one waits."""
 
     grants: Mapping[LeaseName, Place]
+    moves: Mapping[LeaseName, Place]
+    """Leases whose node is gone, and where they go on with a new trainer."""
     revocations: tuple[Revocation, ...]
     waits: Mapping[LeaseName, Wait]

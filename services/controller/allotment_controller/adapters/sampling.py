@@ -6,12 +6,13 @@ import logging
 from collections import OrderedDict
 
 from allotment_controller.domain.prepared import Question
-from allotment_search import MixedSampler, Proposal, load_optuna
+from allotment_search import MixedSampler, Proposal, TaskShape, load_optuna
 
 log = logging.getLogger(__name__)
 
 _SAMPLERS_KEPT = 64
-_Key = tuple[str, frozenset[str]]
+_Key = tuple[str, TaskShape, frozenset[str]]
+"""An experiment's name may be used again, for other data."""
 
 
 class ThreadedSampling:
@@ -54,7 +55,7 @@ class ThreadedSampling:
             return []
 
     def _sampler(self, experiment: str, question: Question) -> MixedSampler:
-        key = (experiment, question.families)
+        key = (experiment, question.shape, question.families)
         sampler = self._samplers.pop(key, None)
         if sampler is None:
             sampler = MixedSampler(question.grammar, question.shape, question.families)

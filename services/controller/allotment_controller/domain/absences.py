@@ -34,7 +34,7 @@ class Absences:
     def take_back(self, edit: Edit) -> None:
         """Requeues trials whose lease has ended, or whose trainer stays away."""
         absent: dict[SeatKey, float] = {}
-        for trial in edit.open_trials():
+        for trial in edit.active_trials():
             if not trial.is_out:
                 continue
             cause = self._lost_because(trial, absent)

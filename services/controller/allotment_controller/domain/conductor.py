@@ -28,6 +28,7 @@ from allotment_controller.domain.mixing import Mixing
 from allotment_controller.domain.model_exports import ModelExports
 from allotment_controller.domain.prefetch import Prefetch
 from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.reports import after_report
 from allotment_controller.domain.scheduler import (
     Effects,
     Policy,
@@ -39,11 +40,7 @@ from allotment_controller.domain.seat import Seat, SeatKey
 from allotment_controller.domain.stopping import improved, judged, rungs_of
 from allotment_controller.domain.surroundings import Surroundings
 from allotment_controller.domain.trial import AttemptCause, Trial, TrialState
-from allotment_core.errors import (
-    Aborted,
-    AllotmentError,
-    ResourceExhausted,
-)
+from allotment_core.errors import AllotmentError, NotFound
 from allotment_core.names import TrialName
 
 log = logging.getLogger(__name__)
@@ -51,6 +48,8 @@ R = TypeVar("R")
 
 _HEARTBEATS_TO_MISS = 3
 _TICK_S = 5.0
+_PAUSE_S = 1.0
+"""Before a step that failed is tried again."""
 
 
 class Conductor:
@@ -72,6 +71,9 @@ class Conductor:
         self._absences = Absences(around.keeper, around.seats, around.clock, around.away_grace_s)
         self._misses: dict[SeatKey, int] = {}
         self._releases: set[asyncio.Task[None]] = set()
+        self._in_doubt = False
+        """A write failed, or was another's: the rows may not be the ledger's."""
+        self._closed = False
         self.name = ledger.experiment.name
 
     @property
@@ -82,18 +84,28 @@ class Conductor:
         """Leads the experiment to its end."""
         for number in sorted(self._ledger.exporting):
             self._exports.start(number)
-        while not self.experiment.ended:
+        while not (self.experiment.ended or self._closed):
             self._wake.clear()
             try:
                 await self._change(lambda edit, effects: None)
+            except NotFound:
+                self._around.keeper.forget(self.name)
+                await self.close()
             except AllotmentError as e:
                 log.error(
                     "step failed",
                     extra={"experiment": str(self.name), "reason": e.reason, "error": e.message},
                 )
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            except Exception:
+                # An experiment has to come to its end, whatever one step of it met.
+                log.exception("step failed", extra={"experiment": str(self.name)})
+                await asyncio.sleep(_PAUSE_S)
                 continue
             await self._sleep()
+        if self._closed:
+            return
         self._around.keeper.forget(self.name)
         if self._prefetch is not None:
             self._prefetch.close()
@@ -102,10 +114,15 @@ class Conductor:
 
     async def close(self) -> None:
         """Stops what runs on its behalf; the experiment stays as it is."""
+        self._closed = True
+        self._wake.set()
         if self._prefetch is not None:
             self._prefetch.close()
         await self._mixing.close()
         await self._exports.close()
+        for task in self._releases:
+            task.cancel()
+        await asyncio.gather(*self._releases, return_exceptions=True)
 
     def poke(self) -> None:
         """Something that it depends on may have changed."""
@@ -123,7 +140,7 @@ class Conductor:
             if edit.experiment.state is ExperimentState.PAUSED:
                 return
             edit.experiment = edit.experiment.to(ExperimentState.PAUSED)
-            for trial in edit.open_trials():
+            for trial in edit.active_trials():
                 if trial.is_out:
                     effects.stopped.append((trial, "PAUSED"))
                     edit.put_trial(trial.ended_attempt(AttemptCause.PAUSED, None, "", edit.now))
@@ -168,7 +185,11 @@ class Conductor:
                 if isinstance(report, Failure) and report.cause is AttemptCause.PREEMPTED:
                     # It stops by itself: it is on its way out.
                     seat.leaving = True
-                after = edit.put_trial(self._after(trial, report, seat, edit.now))
+                after = edit.put_trial(
+                    after_report(
+                        trial, report, edit.experiment.plan, seat.library_versions, edit.now
+                    )
+                )
                 if isinstance(report, Progress):
                     after = edit.put_trial(judged(edit, after, self._around.halving))
                     if after.state is TrialState.PAUSED:
@@ -181,35 +202,14 @@ class Conductor:
                 )
                 if kept is not trial:
                     edit.put_trial(kept)
+                elif report.checkpoint_sha256 and not trial.is_open:
+                    effects.settled.append(trial)
 
         await self._change(alter, first=(seat, Acknowledge(key)))
 
     def _trial_of(self, edit: Edit, name: TrialName) -> Trial | None:
         mine = name.experiment == self.name and name.trial_id.isdecimal()
         return edit.trial(int(name.trial_id)) if mine else None
-
-    def _after(self, trial: Trial, report: Report, seat: Seat, now: datetime) -> Trial:
-        sequence = report.key.sequence
-        match report:
-            case Progress():
-                return trial.progressed(
-                    sequence,
-                    report.finished_folds,
-                    report.fold_count,
-                    report.score,
-                    now,
-                    fit_rung=report.fit_rung,
-                )
-            case Result():
-                return trial.succeeded(sequence, report.result, seat.library_versions, now)
-            case Failure() if report.problem and report.problem.reason == "NOT_A_NUMBER":
-                return trial.stopped(sequence, now)
-            case Failure():
-                return trial.ended_attempt(report.cause, report.problem, report.log_tail, now)
-            case _:
-                if trial.start_time is not None:
-                    return replace(trial, last_sequence=sequence)
-                return trial.started(sequence, now)
 
     async def arrived(self, seat: Seat, running: tuple[RunningTrial, ...]) -> None:
         """A trainer has opened a stream, with these trials in its hands."""
@@ -234,7 +234,9 @@ class Conductor:
         """A trainer says what it has in its hands."""
         busy = seat.busy
         missing = busy is not None and busy not in heartbeat.running
-        misses = self._misses[seat.key] = self._misses.get(seat.key, 0) + 1 if missing else 0
+        misses = self._misses.pop(seat.key, 0) + 1 if missing else 0
+        if missing:
+            self._misses[seat.key] = misses
         lost = seat.unsure or misses >= _HEARTBEATS_TO_MISS
         let_go = missing and busy not in {RunningTrial(t.name, t.epoch) for t in self._out_at(seat)}
         if not (lost or let_go):
@@ -246,7 +248,7 @@ class Conductor:
             seat.busy = next((r for r in heartbeat.running if r in mine), None)
 
         def alter(edit: Edit, effects: Effects) -> None:
-            for trial in edit.open_trials():
+            for trial in edit.active_trials():
                 here = (trial.lease, trial.lease_epoch) == seat.key
                 named = RunningTrial(trial.name, trial.epoch) in heartbeat.running
                 if lost and trial.is_out and here and not named:
@@ -255,7 +257,7 @@ class Conductor:
         await self._change(alter)
 
     def _out_at(self, seat: Seat) -> list[Trial]:
-        trials = (self._ledger.trials[n] for n in self._ledger.open)
+        trials = (self._ledger.trials[n] for n in self._ledger.active)
         return [t for t in trials if t.is_out and (t.lease, t.lease_epoch) == seat.key]
 
     # One change
@@ -265,25 +267,42 @@ class Conductor:
 
     async def _commit(self, together: list[Wanted]) -> None:
         async with self._lock:
+            if self._closed:
+                return
+            await self._resolve_doubt()
             edit, effects, prepared = self._edit_all(together)
             change = edit.close()
-            try:
-                if change is not None:
-                    await self._around.store.commit(change)
-                    self._ledger.absorb(change)
-            except Aborted:
-                # Somebody else wrote: the rows are the truth.
-                self._ledger = await self._around.store.load(self.name)
-                self._ledger.begin_mixing()
-                raise
+            if change is not None:
+                self._in_doubt = True
+                await self._around.store.commit(change)
+                self._in_doubt = False
+                self._ledger.absorb(change)
             # What a report led to comes before its acknowledgement: a result may wait for that.
             self._tell_stopped(effects)
             for wanted in together:
                 if wanted.first is not None and wanted.waits:
-                    self._send(*wanted.first)
+                    seat, acknowledgement = wanted.first
+                    seat.send(acknowledgement)
             self._perform(effects, prepared)
         if change is not None:
             self._around.changes.announce(self.name)
+
+    async def _resolve_doubt(self) -> None:
+        """Reads the rows again where they may not be the ledger's: they are the truth."""
+        if not self._in_doubt:
+            return
+        stored = await self._around.store.load(self.name)
+        self._in_doubt = False
+        if stored.experiment.revision == self.experiment.revision:
+            return
+        log.warning("rows read again", extra={"experiment": str(self.name)})
+        self._ledger = stored
+        stored.begin_mixing()
+        for number in sorted(stored.exporting):
+            self._exports.start(number)
+        for seat in self._around.seats.of(self.name):
+            # Orders that followed from the rows were not sent: a new stream tells what is missing.
+            seat.hang_up()
 
     def _edit_all(self, together: list[Wanted]) -> tuple[Edit, Effects, Prepared | None]:
         """One edit of all changes; one that can't be made is answered, and left out."""
@@ -308,17 +327,21 @@ class Conductor:
         self, alter: Callable[[Edit, Effects], None], to_response: Callable[[Experiment], R]
     ) -> R:
         async with self._lock:
+            await self._resolve_doubt()
             edit, effects, prepared = self._edit(alter)
             change = edit.close()
             after = self.experiment if change is None else change.experiment
+            self._in_doubt = True
+            # If it is not known what became of it nobody but the next step looks.
+            self._wake.set()
             response, fresh = await self._around.store.answer(change, lambda: to_response(after))
+            self._in_doubt = not fresh
             if fresh and change is not None:
                 self._ledger.absorb(change)
             if fresh:
                 self._tell_stopped(effects)
                 self._perform(effects, prepared)
         self._around.changes.announce(self.name)
-        self._wake.set()
         return response
 
     def _edit(self, alter: Alter) -> tuple[Edit, Effects, Prepared | None]:
@@ -338,6 +361,7 @@ class Conductor:
         )
         effects = advance(edit, self._around.seats.of(self.name), policy)
         effects.stopped = before.stopped + effects.stopped
+        effects.settled = before.settled + effects.settled
         if not edit.experiment.ended:
             edit.experiment = replace(
                 edit.experiment, wait=self._absences.wait(edit, effects.wanted)
@@ -348,15 +372,17 @@ class Conductor:
         for trial, reason in effects.stopped:
             seat = self._around.seats.get(trial.lease, trial.lease_epoch)
             if seat is not None:
-                self._send(seat, Stop(trial.name, trial.epoch, reason))
+                seat.send(Stop(trial.name, trial.epoch, reason))
 
     def _perform(self, effects: Effects, prepared: Prepared | None) -> None:
         """What follows from a committed change."""
+        if self._closed:
+            return
         plan = self.experiment.plan
         for seat, trial, deadline in effects.assigned:
             seat.busy = RunningTrial(trial.name, trial.epoch)
             rungs = rungs_of(plan, trial, self._around.halving)
-            self._send(seat, Assign(plan, trial, deadline, rungs))
+            seat.send(Assign(plan, trial, deadline, rungs))
         for trial in effects.settled:
             self._release(trial)
         for number in effects.new_models:
@@ -397,12 +423,6 @@ class Conductor:
         task = asyncio.get_running_loop().create_task(release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
-
-    def _send(self, seat: Seat, order: Order) -> None:
-        try:
-            seat.send(order)
-        except ResourceExhausted as e:
-            log.warning("trainer not reading", extra={"lease": str(seat.lease), "error": e.message})
 
     async def _sleep(self) -> None:
         """Until something happens, or is due."""

@@ -1,6 +1,7 @@
 """All experiments: created, led and ended here; trainers come in here."""
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Coroutine
@@ -32,6 +33,8 @@ R = TypeVar("R")
 _LEASE_POLL_S = 0.05
 _LEASE_KNOWN_WITHIN_S = 5.0
 _GONE_WITHIN_S = 8.0
+_PAUSES_S = (0.5, 2.0, 8.0, 0.0)
+"""Between attempts at letting go of a deleted experiment's blobs."""
 
 
 class Controller:
@@ -42,13 +45,19 @@ class Controller:
         self._store: Store = around.store
         self._creations = creations
         self._conductors: dict[ExperimentName, Conductor] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._started = asyncio.Event()
+        """Every experiment that has not ended has its conductor: before that nothing is said about
+        any, and none begins."""
+        self._going: dict[ExperimentName, asyncio.Task[None]] = {}
+        """Deleted experiments whose blobs are being released."""
 
     async def start(self) -> None:
         """Takes up every experiment where it was left."""
         self._around.keeper.on_lease = self.lease_changed
         for ledger in await self._store.load_open():
             self._lead(ledger)
+        self._started.set()
         self._spawn(self._around.keeper.run())
 
     async def stop(self) -> None:
@@ -113,7 +122,20 @@ class Controller:
         return await self._begin(Experiment(name=name, plan=plan, revision=1), to_response)
 
     async def _begin(self, experiment: Experiment, to_response: Callable[[Experiment], R]) -> R:
-        response, fresh = await self._creations.create(experiment, lambda: to_response(experiment))
+        await self._started.wait()
+        if going := self._going.get(experiment.name):
+            # Holds go by name: those of the new experiment must not go with the old one's.
+            await asyncio.wait({going})
+        return await self._to_its_end(self._begin_now(experiment, to_response))
+
+    async def _begin_now(self, experiment: Experiment, to_response: Callable[[Experiment], R]) -> R:
+        try:
+            response, fresh = await self._creations.create(
+                experiment, lambda: to_response(experiment)
+            )
+        except AllotmentError:
+            self._spawn(self._adopt(experiment.name))
+            raise
         if fresh:
             self._lead(Ledger(experiment))
             spec = experiment.plan.spec
@@ -128,11 +150,12 @@ class Controller:
         return response
 
     async def pause(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
+        await self._started.wait()
         conductor = self._conductors.get(name)
         if conductor is None:
             experiment = (await self._store.load(name)).experiment
             raise _has_ended(experiment, "paused")
-        return await conductor.pause(to_response)
+        return await self._to_its_end(conductor.pause(to_response))
 
     async def resume(
         self, name: ExperimentName, budget: Budget | None, to_response: Callable[[Experiment], R]
@@ -143,12 +166,13 @@ class Controller:
         """
         if budget is not None:
             check_budget(budget)
+        await self._started.wait()
         conductor = self._conductors.get(name)
         if conductor is not None and conductor.experiment.ended:
             await self._gone(name)
             conductor = None
         if conductor is not None:
-            return await conductor.resume(budget, to_response)
+            return await self._to_its_end(conductor.resume(budget, to_response))
         ledger = await self._store.load(name)
         if budget is None and ledger.experiment.ended:
             raise FailedPrecondition(
@@ -166,12 +190,22 @@ class Controller:
         experiment = ledger.experiment
         # Its data may have been deleted meanwhile.
         await self._around.datasets.version(experiment.plan.spec.dataset_version)
+        return await self._to_its_end(self._take_up_now(ledger, budget, to_response))
+
+    async def _take_up_now(
+        self, ledger: Ledger, budget: Budget | None, to_response: Callable[[Experiment], R]
+    ) -> R:
+        experiment = ledger.experiment
         edit = Edit(ledger, self._around.clock.now())
         if budget is not None:
             edit.experiment = with_budget(experiment, budget, edit.trial_count, edit.now)
         change = edit.close()
         after = experiment if change is None else change.experiment
-        response, fresh = await self._store.answer(change, lambda: to_response(after))
+        try:
+            response, fresh = await self._store.answer(change, lambda: to_response(after))
+        except AllotmentError:
+            self._spawn(self._adopt(experiment.name))
+            raise
         if fresh and change is not None:
             ledger.absorb(change)
             self._lead(ledger)
@@ -179,23 +213,54 @@ class Controller:
             self._around.changes.announce(experiment.name)
         return response
 
+    async def _adopt(self, name: ExperimentName) -> None:
+        """Leads an experiment of which nobody knows whether it was stored, if it was: its caller
+        gets the stored answer when it asks again, and nothing else would begin."""
+        while True:
+            try:
+                ledger = await self._store.load(name)
+                break
+            except NotFound:
+                return
+            except AllotmentError:
+                await asyncio.sleep(1.0)
+        if name not in self._conductors and not ledger.experiment.ended:
+            self._lead(ledger)
+
     async def _gone(self, name: ExperimentName) -> None:
-        """Returns when an experiment that has ended has let go of everything."""
-        async with asyncio.timeout(_GONE_WITHIN_S):
-            while name in self._conductors:  # noqa: ASYNC110 (its last exports end one by one)
-                await asyncio.sleep(0.02)
+        """Returns when an experiment that has ended has let go of everything.
+
+        Raises: Unavailable when that takes too long.
+        """
+        try:
+            async with asyncio.timeout(_GONE_WITHIN_S):
+                while name in self._conductors:  # noqa: ASYNC110 (its exports end one by one)
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise Unavailable(
+                f"{name} has ended, and its last exports are still being cancelled; try again",
+                reason="STILL_ENDING",
+                retry_after_s=1.0,
+            ) from None
 
     async def cancel(self, name: ExperimentName, to_response: Callable[[Experiment], R]) -> R:
+        await self._started.wait()
         conductor = self._conductors.get(name)
         if conductor is None:
             experiment = (await self._store.load(name)).experiment
             response, _ = await self._store.answer(None, lambda: to_response(experiment))
             return response
-        return await conductor.cancel(to_response)
+        return await self._to_its_end(conductor.cancel(to_response))
 
     async def delete(self, name: ExperimentName, etag: str, to_response: Callable[[], R]) -> R:
         """Cancels it where needed, then forgets it. Raises: NotFound, Aborted (ETAG_MISMATCH)."""
+        await self._started.wait()
+        return await self._to_its_end(self._delete_now(name, etag, to_response))
+
+    async def _delete_now(self, name: ExperimentName, etag: str, to_response: Callable[[], R]) -> R:
         response, gone = await self._creations.delete(name, etag, to_response)
+        if gone is None:
+            return response
         conductor = self._conductors.pop(name, None)
         if conductor is not None:
             await conductor.close()
@@ -203,24 +268,29 @@ class Controller:
         for seat in self._around.seats.of(name):
             seat.leaving = True
         self._around.changes.announce(name)
-        if gone is not None:
-            self._spawn(self._let_go(gone))
+        going = self._going[name] = self._spawn(self._let_go(gone))
+        going.add_done_callback(lambda _: self._going.pop(name, None))
         return response
 
     async def _let_go(self, gone: Ledger) -> None:
         """Ends the holds of a deleted experiment's blobs and exports."""
         name = gone.experiment.name
-        try:
-            await self._around.datasets.release(name)
-            for model in gone.models.values():
-                if model.export:
-                    await self._around.exports.delete(model.export)
-        except AllotmentError as e:
-            log.warning("blobs kept", extra={"experiment": str(name), "reason": e.reason})
+        for pause_s in _PAUSES_S:
+            try:
+                await self._around.datasets.release(name)
+                for model in gone.models.values():
+                    if model.export:
+                        with contextlib.suppress(NotFound):
+                            await self._around.exports.delete(model.export)
+                return
+            except AllotmentError as e:
+                log.warning("blobs kept", extra={"experiment": str(name), "reason": e.reason})
+                await asyncio.sleep(pause_s)
 
     def _lead(self, ledger: Ledger) -> None:
         conductor = Conductor(ledger, self._around)
         self._conductors[conductor.name] = conductor
+        self._around.keeper.claim(conductor.name)
         self._spawn(self._conduct(conductor))
 
     async def _conduct(self, conductor: Conductor) -> None:
@@ -245,13 +315,18 @@ class Controller:
 
         Raises: FailedPrecondition (LEASE_ENDED) when the lease or the epoch is not current.
         """
+        await self._started.wait()
         view = await self._lease(hello)
         seat = self._around.seats.take(hello, view.holder)
         line = seat.connect()
         if view.state == "REVOKING":
             seat.leaving = True
         self._around.keeper.arrived(seat)
-        await self._store.offer(hello.families)
+        try:
+            await self._store.offer(hello.families)
+        except BaseException:
+            self.left(seat, line)
+            raise
         return seat, line
 
     async def greet(self, seat: Seat, hello: Hello) -> None:
@@ -328,16 +403,24 @@ class Controller:
             )
         return view
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, R]) -> R:
+        """Also when the caller is gone before: what is stored has to be acted upon."""
+        task = self._spawn(change)
+        # An error that no caller waits for any more is nobody's.
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        return await asyncio.shield(task)
 
 
 def _has_ended(experiment: Experiment, done: str) -> FailedPrecondition:
     return FailedPrecondition(
         f"{experiment.name} is {experiment.state.name} and can't be {done}; "
-        "create a new experiment",
+        "resume it with a budget to go on with it",
         reason="ILLEGAL_MOVE",
         state=experiment.state.name,
     )

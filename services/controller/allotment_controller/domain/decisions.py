@@ -89,7 +89,7 @@ def next_trial(
     """
     plan = edit.experiment.plan
     families = frozenset(allowed_families(plan, grammar) & set(offered))
-    for trial in edit.open_trials():
+    for trial in edit.active_trials():
         if trial.state is TrialState.QUEUED and trial.family in families:
             return trial
     if plan.spec.budget.trial_count and edit.trial_count >= plan.spec.budget.trial_count:
@@ -137,10 +137,16 @@ def seconds_left(plan: Plan, now: datetime, training_ends: datetime | None) -> f
 
 
 def is_hopeless(edit: Edit) -> bool:
-    """Whether so many trials have failed, and none succeeded, that more of them are in vain."""
+    """Whether so many trials have failed, and none succeeded, that more of them are in vain.
+
+    Those before a new budget don't count: what was wrong may have been mended.
+    """
     if edit.success_count or edit.trial_count < HOPELESS_AFTER:
         return False
-    return edit.trial_count - len(edit.open_trials()) >= HOPELESS_AFTER
+    begin = edit.experiment.plan.begin_time
+    trials = (edit.trial(n) for n in range(1, edit.trial_count + 1))
+    failed = sum(1 for t in trials if t and not t.is_open and t.create_time >= begin)
+    return failed >= HOPELESS_AFTER
 
 
 def wanted_slots(edit: Edit, slot_count: int, *, exhausted: bool) -> int:

@@ -50,9 +50,11 @@ class LeaseKeeper:
         self._times = times
         self.on_lease: Callable[[LeaseView], None] = lambda view: None
         """Hears of every change of a lease."""
+        self._claims: set[ExperimentName] = set()
         self._wants: dict[ExperimentName, int] = {}
         self._leases: dict[str, LeaseView] = {}
-        self._held_since: dict[tuple[str, int], float] = {}
+        self._held_since: dict[str, tuple[int, float]] = {}
+        """By lease: the epoch that is held, and since when."""
         self._creating: dict[ExperimentName, int] = {}
         self._releasing: set[str] = set()
         self._failures: dict[ExperimentName, int] = {}
@@ -64,14 +66,20 @@ class LeaseKeeper:
         self.answers = False
         """The allocator's watch is open and its snapshot is complete."""
 
+    def claim(self, holder: ExperimentName) -> None:
+        """An experiment is led, and what it wants is not known yet: its leases stay as they are."""
+        self._claims.add(holder)
+
     def want(self, holder: ExperimentName, count: int) -> None:
         """How many leases an experiment should have from now on."""
+        self._claims.discard(holder)
         if self._wants.get(holder) != count:
             self._wants[holder] = count
             self._wake.set()
 
     def forget(self, holder: ExperimentName) -> None:
         """The experiment has ended: all its leases are released."""
+        self._claims.discard(holder)
         for state in (self._wants, self._failures, self._retry_at):
             state.pop(holder, None)
         self._wake.set()
@@ -92,13 +100,14 @@ class LeaseKeeper:
             return
         if view.has_ended:
             self._leases.pop(str(view.name), None)
+            self._held_since.pop(str(view.name), None)
             self._releasing.discard(str(view.name))
             if known is not None and view.problem is not None:
                 self._back_off(view.holder)
         else:
             self._leases[str(view.name)] = view
-        if view.state == "HELD":
-            self._held_since.setdefault((str(view.name), view.epoch), self._clock.monotonic())
+        if view.state == "HELD" and self._held_since.get(str(view.name), (0, 0.0))[0] != view.epoch:
+            self._held_since[str(view.name)] = (view.epoch, self._clock.monotonic())
         if view != known:
             self.on_lease(view)
             self._wake.set()
@@ -112,7 +121,16 @@ class LeaseKeeper:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             for loop in (self._watch, self._renew, self._reconcile_all, self._count_slots):
-                group.create_task(loop())
+                group.create_task(self._for_ever(loop))
+
+    async def _for_ever(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """No experiment has trainers without these loops: one that breaks begins again."""
+        while True:
+            try:
+                await loop()
+            except Exception:
+                log.exception("keeping of leases broke off")
+                await asyncio.sleep(_TICK_S)
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -173,12 +191,12 @@ class LeaseKeeper:
 
     def _keeps(self, view: LeaseView) -> bool:
         """Whether its trainer is there, or may still come."""
-        if view.holder not in self._wants:
+        if view.holder not in self._wants and view.holder not in self._claims:
             return False
         now = self._clock.monotonic()
         seat = self._seats.get(str(view.name), view.epoch)
         if seat is None:
-            since = self._held_since.get((str(view.name), view.epoch), now)
+            _, since = self._held_since.get(str(view.name), (view.epoch, now))
             return now - since < self._times.start_grace_s
         if seat.leaving:
             return False
@@ -197,6 +215,8 @@ class LeaseKeeper:
                 continue
 
     def _reconcile(self, holder: ExperimentName) -> None:
+        if holder in self._claims:
+            return
         live = []
         for view in self.of(holder):
             if not view.is_live or str(view.name) in self._releasing:
@@ -266,6 +286,8 @@ class LeaseKeeper:
             self._releasing.discard(str(view.name))
 
     def _back_off(self, holder: ExperimentName) -> None:
+        if holder not in self._wants:
+            return
         failures = self._failures[holder] = self._failures.get(holder, 0) + 1
         pause_s = min(_LONGEST_BACKOFF_S, 0.1 * 2.0 ** min(failures, 10))
         self._retry_at[holder] = self._clock.monotonic() + pause_s

@@ -39,6 +39,8 @@ class Ledger:
         self.trials: dict[int, Trial] = {}
         self.models: dict[int, Model] = {}
         self.open: set[int] = set()
+        self.active: set[int] = set()
+        """Open ones that are not put off: few, however long a search goes on."""
         self.exporting: set[int] = set()
         self.contenders: dict[int, float] = {}
         """Succeeded trials that no model was made of, by their loss."""
@@ -111,10 +113,18 @@ class Ledger:
         self.trials[trial.number] = trial
         if trial.number > len(self.history):
             self.history.add(trial.derivation)
+        if trial.is_active:
+            self.active.add(trial.number)
+        else:
+            self.active.discard(trial.number)
         if trial.is_open:
             self.open.add(trial.number)
             return
         self.open.discard(trial.number)
+        if trial.state is TrialState.CANCELLED and not trial.paused_at:
+            # Its time was over: that it has no score is no fault of its configuration.
+            self.history.drop(trial.number)
+            return
         loss = self._loss(trial)
         if self.history.end(trial.number, loss) and loss is not None:
             self.success_count += 1
@@ -236,8 +246,17 @@ class Edit:
         return [t for t in trials if t.is_open]
 
     def active_trials(self) -> list[Trial]:
-        """Open trials that are not put off."""
-        return [t for t in self.open_trials() if t.state is not TrialState.PAUSED]
+        """Open trials that are not put off, by number."""
+        numbers = self.ledger.active | self._trials.keys()
+        trials = (self._trials.get(n) or self.ledger.trials[n] for n in sorted(numbers))
+        return [t for t in trials if t.is_active]
+
+    @property
+    def open_count(self) -> int:
+        """How many trials have not ended."""
+        known = self.ledger.open
+        more = (t.is_open - (n in known) for n, t in self._trials.items())
+        return len(known) + sum(more)
 
     def rung(self, level: Level) -> Rung | None:
         """The standings there, this edit's changes included."""
@@ -324,15 +343,14 @@ class Edit:
 
     def close(self) -> Change | None:
         """The change, with its revisions and counts; None when nothing changed."""
-        open_trials = self.open_trials()
         audit = self.ledger.audit
         for trial in self._trials.values():
             audit = _counted(audit, self.ledger.trials.get(trial.number), trial)
         counted = replace(
             self.experiment,
             early_stopping=audit,
-            finished_trial_count=self.trial_count - len(open_trials),
-            running_trial_count=sum(t.is_out for t in open_trials),
+            finished_trial_count=self.trial_count - self.open_count,
+            running_trial_count=sum(t.is_out for t in self.active_trials()),
         )
         if not self._trials and not self._models and counted == self.ledger.experiment:
             return None

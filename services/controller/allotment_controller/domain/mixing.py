@@ -39,7 +39,7 @@ _CANDIDATES = 50
 _MEMBERS = 8
 _FILE_BYTES = 64 << 20
 _KEPT_BYTES = 128 << 20
-"""Predictions that are held in memory for one experiment."""
+"""Predictions that one ensemble chooses from."""
 _GRAPH_BYTES = 150_000_000
 """Of an ensemble's members together."""
 _LATENCY_MS = 100.0
@@ -70,7 +70,6 @@ class Mixing:
         self._change = change
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
-        self._kept: dict[int, Predictions] = {}
         self._sizes_bytes: dict[int, int] = {}
         self._unusable: set[int] = set()
 
@@ -86,7 +85,7 @@ class Mixing:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._kept.clear()
+        self._around.shelf.drop(self._ledger().experiment.name)
 
     def _next_count(self) -> int:
         """How many of the succeeded trials the next ensemble is of; 0: none is due."""
@@ -108,14 +107,21 @@ class Mixing:
                 log.warning("ensemble delayed", extra={"reason": e.reason, "error": e.message})
                 await asyncio.sleep(_PAUSE_S)
             except AllotmentError as e:
-                log.error("ensemble failed", extra={"reason": e.reason, "error": e.message})
-                self._ledger().mix.note(count, None, 0.0)
+                log.error("ensemble not stored", extra={"reason": e.reason, "error": e.message})
+                return
 
     async def _mix(self, count: int) -> None:
         ledger = self._ledger()
         begun = self._around.clock.monotonic()
-        async with self._around.mixers:
-            recipe = await self._recipe(ledger, count)
+        recipe = None
+        try:
+            async with self._around.mixers:
+                recipe = await self._recipe(ledger, count)
+        except _PASSING:
+            raise
+        except Exception:
+            # Exports wait for what was found: nothing, then.
+            log.exception("ensemble failed", extra={"experiment": str(ledger.experiment.name)})
         took_s = self._around.clock.monotonic() - begun
         ledger.mix.note(count, recipe, took_s, ledger.experiment.plan.spec.metric)
         await self._change(lambda edit, effects: None)
@@ -148,23 +154,25 @@ class Mixing:
         numbers = [n for n in ledger.succeeded[:count] if n not in left_out]
         metric = ledger.experiment.plan.spec.metric
         numbers.sort(key=lambda n: (metric.loss(_score(ledger, n)), n))
+        kept = self._around.shelf.of(ledger.experiment.name)
         found: dict[int, Predictions] = {}
         size_bytes = 0
         for number in numbers[:_CANDIDATES]:
-            predictions = await self._predictions(ledger, number)
+            like = next(iter((found or kept).values()), None)
+            predictions = kept.get(number) or await self._predictions(ledger, number, like)
             if predictions is None:
                 continue
             size_bytes += predictions.size_bytes
             if found and size_bytes > _KEPT_BYTES:
                 break
             found[number] = predictions
-        self._kept = found
+        self._around.shelf.put(ledger.experiment.name, found)
         return found
 
-    async def _predictions(self, ledger: Ledger, number: int) -> Predictions | None:
-        """None where they can't be used; that is remembered."""
-        if number in self._kept:
-            return self._kept[number]
+    async def _predictions(
+        self, ledger: Ledger, number: int, like: Predictions | None
+    ) -> Predictions | None:
+        """None where they can't be used, or are not of the same rows; that is remembered."""
         result = ledger.trials[number].result
         if result is None or not result.predictions_sha256:
             self._unusable.add(number)
@@ -178,15 +186,13 @@ class Mixing:
             found = await asyncio.to_thread(
                 read_predictions, content, len(plan.classes), _FILE_BYTES
             )
-            first = next(iter(self._kept.values()), None)
-            found = found if first is None else found.sharing(first)
+            found = found if like is None else found.sharing(like)
         except _PASSING:
             raise
         except (BadPredictions, AllotmentError) as e:
             log.info("trial not in ensembles", extra={"trial": number, "error": str(e)})
             self._unusable.add(number)
             return None
-        self._kept[number] = found
         return found
 
 

@@ -47,7 +47,9 @@ class ModelExports:
         self._withdrawals: set[asyncio.Task[None]] = set()
 
     def start(self, number: int) -> None:
-        """Exports the model of this number, or goes on with it after a restart."""
+        """Exports the model of this number, or goes on with it; once, however often it is asked."""
+        if number in self._tasks:
+            return
         task = asyncio.get_running_loop().create_task(self._export(number))
         self._tasks[number] = task
         task.add_done_callback(lambda _: self._tasks.pop(number, None))

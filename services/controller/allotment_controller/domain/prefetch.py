@@ -51,7 +51,12 @@ class Prefetch:
         training_ends: datetime | None,
     ) -> None:
         """An edit that might take what was ``prepared`` is part of the ledger now."""
-        self._ready = [r for r in self._ready if r in prepared.ready]
+        # What came while the edit was being written stays.
+        self._ready = [
+            r
+            for r in self._ready
+            if r not in prepared.used and (r.family in offered or not offered)
+        ]
         if self._ready or self._task is not None or self._dry_at == len(ledger.history):
             return
         count = self._count(ledger, prepared.missing, slot_count)

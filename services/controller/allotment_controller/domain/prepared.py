@@ -86,12 +86,18 @@ class Ready:
     proposal: Proposal
     basis: Basis
 
+    @property
+    def family(self) -> str:
+        return str(self.proposal.derivation[0].value)
+
 
 class Prepared:
     """What one edit may take. ``patient``: slots wait for proposals that are still coming."""
 
     def __init__(self, ready: Iterable[Ready] = (), *, patient: bool = False) -> None:
         self.ready = list(ready)
+        self.used: list[Ready] = []
+        """What was taken, or is of no use any more."""
         self.patient = patient
         self.missing = 0
         """Slots that asked while nothing was ready."""
@@ -105,10 +111,12 @@ class Prepared:
         """The first one that is new, of these families and affordable; None: nothing is ready."""
         for ready in list(self.ready):
             derivation = ready.proposal.derivation
-            if known(derivation) or not is_affordable(derivation):
-                self.ready.remove(ready)
-            elif str(derivation[0].value) in families:
-                self.ready.remove(ready)
+            useless = known(derivation) or not is_affordable(derivation)
+            if not useless and ready.family not in families:
+                continue
+            self.ready.remove(ready)
+            self.used.append(ready)
+            if not useless:
                 return ready
         self.missing += 1
         return None

@@ -17,6 +17,19 @@ from allotment_search.metrics import Floats, Integers, Truth
 
 _ARRAYS = ("rows", "predictions", "truth", "weights", "positive")
 _SMALL = 1e-12
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    ValueError,
+    EOFError,
+    OSError,
+    MemoryError,
+    SyntaxError,
+    # Archives that are encrypted, or packed in another way; NotImplementedError is one.
+    RuntimeError,
+)
+"""What numpy and zipfile raise at files that nobody here wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ def read_predictions(content: bytes, class_count: int, limit_bytes: int) -> Pred
                 raise BadPredictions(f"they unpack to more than {limit_bytes} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             rows, said, truth, weights, positive = (stored[name] for name in _ARRAYS)
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as e:
+    except _UNREADABLE as e:
         raise BadPredictions(f"they can't be read: {e}") from None
     count, width = len(rows), class_count or 1
     fits = (

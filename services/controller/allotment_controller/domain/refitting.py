@@ -127,7 +127,7 @@ def next_refit(
     edit: Edit, refit: Refit, offered: Collection[str], grammar: Grammar
 ) -> Trial | None:
     """The next of the members; what waits in the queue first."""
-    for trial in edit.open_trials():
+    for trial in edit.active_trials():
         if trial.state is TrialState.QUEUED and trial.family in offered:
             return trial
     begun = edit.trial_count

@@ -56,7 +56,7 @@ class Effects:
 
     assigned: list[tuple[Seat, Trial, datetime]] = field(default_factory=list)
     settled: list[Trial] = field(default_factory=list)
-    """Trials that ended and had a checkpoint."""
+    """Trials that have ended and have a checkpoint."""
     stopped: list[tuple[Trial, str]] = field(default_factory=list)
     """Trials as a trainer has them, and why it has to leave them."""
     new_models: list[int] = field(default_factory=list)
@@ -172,7 +172,7 @@ def _next_for(
         return None
     if edit.trial_count == 0:
         return next_trial(edit, policy.grammar, {CONSTANT} & seat.families, None)
-    waiting = [t for t in edit.open_trials() if t.state is TrialState.QUEUED]
+    waiting = [t for t in edit.active_trials() if t.state is TrialState.QUEUED]
     return waiting[0] if waiting else None
 
 
@@ -184,9 +184,9 @@ def _next_running(
     refit = edit.experiment.plan.refit
     if refit is not None:
         return next_refit(edit, refit, seat.families, policy.grammar)
-    passed_over = _passed_over(edit, seat, seats)
+    passed_over = _PassedOver(edit, seat, seats)
     queued = any(
-        t.state is TrialState.QUEUED and t.family in seat.families for t in edit.open_trials()
+        t.state is TrialState.QUEUED and t.family in seat.families for t in edit.active_trials()
     )
     if not queued and (trial := next_promoted(edit, policy.halving, passed_over)) is not None:
         return trial.taken_up()
@@ -204,15 +204,23 @@ def _missing(policy: Policy) -> int:
     return 0 if policy.prepared is None else policy.prepared.missing
 
 
-def _passed_over(edit: Edit, seat: Seat, seats: Sequence[Seat]) -> set[int]:
-    """Trials that a trainer is still leaving, and those that this one can't train."""
-    left_by = {s.busy for s in seats}
-    return {
-        t.number
-        for t in edit.open_trials()
-        if t.state is TrialState.PAUSED
-        and (t.family not in seat.families or RunningTrial(t.name, t.epoch) in left_by)
-    }
+class _PassedOver:
+    """Trials that were put off and that a trainer is still leaving, or that this one can't train.
+
+    There may be many that were put off, and few of them are looked at.
+    """
+
+    def __init__(self, edit: Edit, seat: Seat, seats: Sequence[Seat]) -> None:
+        self._edit = edit
+        self._families = seat.families
+        self._left_by = {s.busy for s in seats}
+
+    def __contains__(self, number: object) -> bool:
+        trial = self._edit.trial(number) if isinstance(number, int) else None
+        if trial is None:
+            return False
+        leaving = RunningTrial(trial.name, trial.epoch) in self._left_by
+        return leaving or trial.family not in self._families
 
 
 def _training_deadline(edit: Edit, trial: Trial, ends: datetime) -> datetime:

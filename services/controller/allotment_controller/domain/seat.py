@@ -1,6 +1,7 @@
 """Where a trainer works: one seat for each epoch of a lease, taken while its session lives."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from allotment_controller.domain.messages import (
@@ -12,8 +13,9 @@ from allotment_controller.domain.messages import (
     Revoke,
     RunningTrial,
 )
-from allotment_core.errors import ResourceExhausted
 from allotment_core.names import ExperimentName, LeaseName
+
+log = logging.getLogger(__name__)
 
 _OUTBOX_LIMIT = 256
 REVOKE_GRACE_S = 5.0
@@ -30,17 +32,14 @@ class Line:
         self._orders: asyncio.Queue[Order | None] = asyncio.Queue()
         self._open = True
 
-    def send(self, order: Order) -> None:
-        """Raises: ResourceExhausted when the trainer has not read for too long."""
-        if not self._open:
-            return
-        if self._orders.qsize() >= _OUTBOX_LIMIT:
+    def send(self, order: Order) -> bool:
+        """False: the trainer has not read for too long, and its stream ends."""
+        if self._open and self._orders.qsize() >= _OUTBOX_LIMIT:
             self.close()
-            raise ResourceExhausted(
-                f"a trainer has {_OUTBOX_LIMIT} unread orders; its session ends",
-                reason="TRAINER_NOT_READING",
-            )
-        self._orders.put_nowait(order)
+            return False
+        if self._open:
+            self._orders.put_nowait(order)
+        return True
 
     def close(self) -> None:
         if self._open:
@@ -105,6 +104,12 @@ class Seat:
         self.away_since = monotonic
         return True
 
+    def hang_up(self) -> None:
+        """Ends its stream: the next one begins with what the trainer has in its hands."""
+        self.unsure = True
+        if self.line is not None:
+            self.line.close()
+
     def lease_changed(self, view: LeaseView) -> None:
         """Tells the trainer when its lease ends or is taken back."""
         if self.leaving:
@@ -123,8 +128,8 @@ class Seat:
 
     def send(self, order: Order) -> None:
         """Sends it if the trainer is connected; if not, its next Hello tells what it has missed."""
-        if self.line is not None:
-            self.line.send(order)
+        if self.line is not None and not self.line.send(order):
+            log.warning("trainer not reading", extra={"lease": str(self.lease)})
 
 
 class Seats:

@@ -3,7 +3,7 @@
 Pure functions of an edit: its history, the trials' seeds, and nothing else.
 """
 
-from collections.abc import Collection
+from collections.abc import Container
 from fractions import Fraction
 
 from allotment_controller.domain.decisions import CONSTANT, trial_seed
@@ -53,21 +53,19 @@ def judged(edit: Edit, trial: Trial, rule: Halving) -> Trial:
     return trial.put_off(edit.now)
 
 
-def next_promoted(edit: Edit, rule: Halving, passed_over: Collection[int]) -> Trial | None:
+def next_promoted(edit: Edit, rule: Halving, passed_over: Container[int]) -> Trial | None:
     """The trial that was put off and is among the best of its rung now; of the highest rung."""
-    without = frozenset(passed_over)
     for rung in edit.rungs_from_top():
-        entry = rung.promotable(rule, without)
+        entry = rung.promotable(rule, passed_over)
         if entry is not None:
             return edit.trial(entry[1])
     return None
 
 
-def next_paused(edit: Edit, passed_over: Collection[int]) -> Trial | None:
+def next_paused(edit: Edit, passed_over: Container[int]) -> Trial | None:
     """The best trial that was put off, of the highest rung: for when there is nothing new."""
-    without = frozenset(passed_over)
     for rung in edit.rungs_from_top():
-        entry = rung.best_paused(without)
+        entry = rung.best_paused(passed_over)
         if entry is not None:
             return edit.trial(entry[1])
     return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from allotment_controller.domain.keeper import LeaseKeeper
 from allotment_controller.domain.ports import Changes, Datasets, Exports, Sampling, Store
 from allotment_controller.domain.seat import Seats
+from allotment_controller.domain.shelf import Shelf
 from allotment_core.clock import Clock
 from allotment_search import Grammar
 from allotment_search.halving import Halving
@@ -29,5 +30,6 @@ class Surroundings:
     halving: Halving = field(default_factory=Halving)
     mixers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """Ensembles that are computed at once."""
+    shelf: Shelf = field(default_factory=Shelf)
     sampling: Sampling | None = None
     """None: beyond the portfolio trials are drawn at random."""

@@ -173,6 +173,11 @@ class Trial:
         return self.state not in TRIAL_MOVES.final
 
     @property
+    def is_active(self) -> bool:
+        """It has not ended, and is not put off."""
+        return self.is_open and self.state is not TrialState.PAUSED
+
+    @property
     def is_out(self) -> bool:
         """A trainer has it."""
         return self.state in (TrialState.ASSIGNED, TrialState.RUNNING)

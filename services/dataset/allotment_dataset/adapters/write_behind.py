@@ -129,8 +129,9 @@ class WriteBehind:
         failure = syncer.exception()
         if isinstance(failure, AllotmentError | OSError):
             # The kernel tells once; the next sync would succeed without these bytes.
-            self._waiting.clear()
             await asyncio.to_thread(self._cut, self._synced_bytes)
+            # With what came during the cut: it belongs behind bytes that are gone.
+            self._waiting.clear()
             self._failure = failure
 
     def _sync(self, written_bytes: int) -> None:

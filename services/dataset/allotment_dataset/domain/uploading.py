@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from allotment_core.clock import Clock
-from allotment_core.errors import AllotmentError, FailedPrecondition, NotFound
+from allotment_core.errors import FailedPrecondition, NotFound
 from allotment_core.names import TenantName, UploadName, new_id
 from allotment_dataset.domain import uploads
 from allotment_dataset.domain.ports import Records, Store, UploadFile, UploadFiles
@@ -115,14 +115,17 @@ class Uploads:
             session.closing.cancel()
             session.closing = None
         session.users += 1
-        linger_s = 0.0
+        goes_on = False
         try:
             yield session
-            linger_s = 0.0 if session.upload.complete else _LINGER_S
+            goes_on = not session.upload.complete
         finally:
             session.users -= 1
             if not session.users and self._sessions.get(name) is task:
-                await self._close(name, session, linger_s)
+                if goes_on:
+                    self._linger(name, session)
+                else:
+                    await self._close(name, session)
 
     async def _opened(self, name: UploadName) -> tuple[asyncio.Task[_Session], _Session]:
         while True:
@@ -132,8 +135,13 @@ class Uploads:
                 self._sessions[name] = task
             try:
                 session = await asyncio.shield(task)
-            except AllotmentError:
-                self._sessions.pop(name, None)
+            except Exception:
+                if self._sessions.get(name) is task:
+                    del self._sessions[name]
+                raise
+            except asyncio.CancelledError:
+                # Who asked for it has left; perhaps nobody else has.
+                task.add_done_callback(lambda _: self._close_unused(name))
                 raise
             # It may have been closed just now.
             if self._sessions.get(name) is task:
@@ -147,19 +155,24 @@ class Uploads:
         session = task.result()
         return None if session.users else session
 
-    async def _close(self, name: UploadName, session: _Session, linger_s: float) -> None:
+    def _close_unused(self, name: UploadName) -> None:
+        session = self._lingering(name)
+        if session is not None and session.closing is None:
+            self._linger(name, session)
+
+    def _linger(self, name: UploadName, session: _Session) -> None:
         """The next stream often comes at once, and goes on with the hash of what is there."""
-        if linger_s:
-            session.closing = asyncio.create_task(
-                self._close_later(name, session, linger_s), name=f"close {name}"
-            )
-            return
+        session.closing = asyncio.create_task(
+            self._close_later(name, session), name=f"close {name}"
+        )
+
+    async def _close_later(self, name: UploadName, session: _Session) -> None:
+        await asyncio.sleep(_LINGER_S)
+        await self._close(name, session)
+
+    async def _close(self, name: UploadName, session: _Session) -> None:
         del self._sessions[name]
         await session.file.close()
-
-    async def _close_later(self, name: UploadName, session: _Session, linger_s: float) -> None:
-        await asyncio.sleep(linger_s)
-        await self._close(name, session, 0.0)
 
     async def stop(self) -> None:
         """Closes what waits for another stream."""
@@ -171,7 +184,7 @@ class Uploads:
         if session is not None:
             if session.closing is not None:
                 session.closing.cancel()
-            await self._close(name, session, 0.0)
+            await self._close(name, session)
 
     async def _open(self, name: UploadName) -> _Session:
         upload = await self.get(name)

@@ -58,8 +58,8 @@ class GrpcBlobs:
                 if size_bytes > limit_bytes:
                     call.cancel()
                     raise ResourceExhausted(
-                        f"blob {name.sha256} is larger than the {limit_bytes} bytes that an export "
-                        "takes; train a smaller model",
+                        f"blob {name.sha256} is larger than the {limit_bytes} bytes that are left "
+                        "for this export; train a smaller model, or one of fewer members",
                         reason="BLOB_TOO_LARGE",
                     )
                 file.write(chunk.data)

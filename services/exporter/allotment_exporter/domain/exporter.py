@@ -45,6 +45,7 @@ class ExportLimits:
     """PENDING exports of one tenant."""
     graph_bytes: int
     reference_bytes: int
+    """Of all members of an export together, as the graphs."""
     build: BuildLimits
 
 
@@ -259,13 +260,7 @@ class Exporter:
                 temperature=source.calibration.temperature if source.calibration else 1.0,
                 precision=source.precision,
             )
-            for member, files in zip(source.parts, job.members, strict=True):
-                files.graph.parent.mkdir()
-                for sha256, path, limit_bytes in (
-                    (member.graph_sha256, files.graph, self._limits.graph_bytes),
-                    (member.reference_sha256, files.reference, self._limits.reference_bytes),
-                ):
-                    await self._blobs.fetch(tenant, sha256, path, limit_bytes)
+            await self._fetch(tenant, source.parts, job.members)
             outcome = await self._builder.build(job, partial(self._reached, export))
             if isinstance(outcome, Failed):
                 return self._failing(outcome.problem.reason, outcome.problem.message)
@@ -288,6 +283,18 @@ class Exporter:
             await self._blobs.put(export.name, chosen, outcome.artefact_sha256)
             await self._blobs.put(export.name, manifest, manifest_sha256)
         return self._at_now(partial(_succeeded, outcome, manifest_sha256))
+
+    async def _fetch(
+        self, tenant: TenantName, parts: Sequence[Member], members: Sequence[JobMember]
+    ) -> None:
+        """Every graph and reference, each kind within its limit together."""
+        graphs_left, references_left = self._limits.graph_bytes, self._limits.reference_bytes
+        for part, files in zip(parts, members, strict=True):
+            files.graph.parent.mkdir()
+            await self._blobs.fetch(tenant, part.graph_sha256, files.graph, graphs_left)
+            await self._blobs.fetch(tenant, part.reference_sha256, files.reference, references_left)
+            graphs_left -= files.graph.stat().st_size
+            references_left -= files.reference.stat().st_size
 
     def _job_member(self, member: Member, folder: Path) -> JobMember:
         return JobMember(

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from allotment_api.dataset.v1 import blob_pb2, blob_pb2_grpc
-from allotment_core.errors import AllotmentError, DataLoss, ErrorKind, Unavailable
+from allotment_core.errors import DataLoss, ErrorKind, Unavailable
 from allotment_core.names import TenantName
 from allotment_core.rpc.client import from_rpc_error
 
@@ -103,8 +103,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_passing(error: AllotmentError) -> bool:
-    """Whether another attempt may succeed."""
-    return error.kind in PASSING

@@ -65,8 +65,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     PRECISION_EXACT: _Precision.ValueType  # 1
     """Within the tolerance of the parity gate, on every row."""
     PRECISION_INT8: _Precision.ValueType  # 2
-    """Large matrix products in eight bits, where that costs less of the metric than its 95 % interval
-    is wide; else EXACT. The manifest's candidates say what was measured.
+    """Large matrix products in eight bits, where that costs less of the metric than half the width of
+    its 95 % interval; else EXACT. The manifest's candidates say what was measured.
     """
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
@@ -77,8 +77,8 @@ PRECISION_UNSPECIFIED: Precision.ValueType  # 0
 PRECISION_EXACT: Precision.ValueType  # 1
 """Within the tolerance of the parity gate, on every row."""
 PRECISION_INT8: Precision.ValueType  # 2
-"""Large matrix products in eight bits, where that costs less of the metric than its 95 % interval
-is wide; else EXACT. The manifest's candidates say what was measured.
+"""Large matrix products in eight bits, where that costs less of the metric than half the width of
+its 95 % interval; else EXACT. The manifest's candidates say what was measured.
 """
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 

@@ -524,7 +524,7 @@ class Trial(_message.Message):
     family: _builtins.str
     """families/*"""
     origin: _builtins.str
-    """Where the configuration came from: CONSTANT, DEFAULT, RANDOM, REFIT."""
+    """Where the configuration came from: CONSTANT, DEFAULT, PORTFOLIO, TPE, RANDOM, REFIT."""
     score: _builtins.float
     """By the experiment's metric, on out-of-fold or hold-out rows."""
     fit_s: _builtins.float

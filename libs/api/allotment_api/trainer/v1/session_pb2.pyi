@@ -180,7 +180,7 @@ class Hello(_message.Message):
 
     @_builtins.property
     def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningTrial]:
-        """Trials that are still running in it from an earlier stream."""
+        """Trials from an earlier stream: those still running in it, and those whose end is not acknowledged."""
 
     def __init__(
         self,
@@ -259,7 +259,9 @@ class Heartbeat(_message.Message):
 
     RUNNING_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningTrial]: ...
+    def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningTrial]:
+        """As in Hello."""
+
     def __init__(
         self,
         *,

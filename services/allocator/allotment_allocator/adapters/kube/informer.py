@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from allotment_allocator.adapters.kube.api import Json, KubeApi
-from allotment_core.errors import AllotmentError, OutOfRange
+from allotment_core.errors import AllotmentError, OutOfRange, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Informer:
     """List, then watch from that version on; after a break from the last version that was seen.
 
     Objects are kept as `trim` returns them, by namespace/name. `on_change` is called after each
-    change, and once the first list is complete.
+    change with the object's key, and after each list with an empty one.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Informer:
         api: KubeApi,
         path: str,
         trim: Callable[[Json], Json],
-        on_change: Callable[[], None],
+        on_change: Callable[[str], None],
         **params: str,
     ) -> None:
         self._api = api
@@ -53,6 +53,7 @@ class Informer:
         """Until cancelled."""
         failures = 0
         while True:
+            heard = False
             try:
                 if not self._version:
                     await self._list()
@@ -65,7 +66,9 @@ class Informer:
                     **self._params,
                 ):
                     self._take(event)
-                    failures = 0
+                    heard, failures = True, 0
+                if heard:
+                    continue
             except OutOfRange:
                 self._version = ""
             except AllotmentError as e:
@@ -73,9 +76,12 @@ class Informer:
                     "watch interrupted",
                     extra={"path": self._path, "reason": e.reason, "error": e.message},
                 )
-                pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
-                failures += 1
-                await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+            except Exception:
+                log.exception("watch broke", extra={"path": self._path})
+                self._version = ""
+            pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+            failures += 1
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 
     async def _list(self) -> None:
         found: dict[str, Json] = {}
@@ -93,7 +99,7 @@ class Informer:
         self._version = page["metadata"]["resourceVersion"]
         self.last_heard = asyncio.get_running_loop().time()
         self.synced.set()
-        self._on_change()
+        self._on_change("")
 
     def _take(self, event: Json) -> None:
         item = event["object"]
@@ -102,7 +108,9 @@ class Informer:
             if item.get("code") == 410:
                 raise OutOfRange("the version is too old", reason="API_SERVER_410")
             self._version = ""
-            return
+            raise Unavailable(
+                f"the watch ended with {str(item.get('message'))[:200]}", reason="API_SERVER_ERROR"
+            )
         self._version = item["metadata"]["resourceVersion"]
         if event["type"] == "BOOKMARK":
             return
@@ -111,7 +119,7 @@ class Informer:
                 del self._objects[_key(item)]
         else:
             self._objects[_key(item)] = self._trim(item)
-        self._on_change()
+        self._on_change(_key(item))
 
 
 def _key(item: Json) -> str:

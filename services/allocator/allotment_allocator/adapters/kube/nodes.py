@@ -1,5 +1,6 @@
 """Nodes and pods of the API server as the domain sees them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -10,27 +11,21 @@ from allotment_allocator.domain.cluster import NodeView, Taint
 PART_OF = "app.kubernetes.io/part-of"
 OURS = "allotment"
 LEASE_LABEL = "allotment.dev/lease"
-_UNITS = {
-    "": 1.0,
-    "m": 1e-3,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "Ki": 2.0**10,
-    "Mi": 2.0**20,
-    "Gi": 2.0**30,
-    "Ti": 2.0**40,
-    "P": 1e15,
-    "Pi": 2.0**50,
-}
+_QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?")
+_UNITS = (
+    {"n": 1e-9, "u": 1e-6, "m": 1e-3, None: 1.0}
+    | {unit: 1e3**power for power, unit in enumerate("kMGTPE", 1)}
+    | {f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}
+)
 _ENDED = ("Succeeded", "Failed")
 
 
 def quantity(text: str) -> float:
     """`500m`, `16Gi`, `1e3`, `4` as a number. Raises: ValueError."""
-    digits = text.rstrip("mkMGTPi")
-    return float(digits) * _UNITS[text[len(digits) :]]
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text[:80]!r} is no quantity")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def trim_node(item: Json) -> Json:

@@ -1,0 +1,231 @@
+"""Trainers as Jobs: one Job is one epoch of one lease, and is never tried again by the cluster."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from allotment_allocator.adapters.kube.api import Json
+from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, OURS, PART_OF
+from allotment_allocator.adapters.kube.states import (
+    NODE_ANNOTATION,
+    POOL_ANNOTATION,
+    SLOTS_ANNOTATION,
+)
+from allotment_allocator.domain.pool import CPU, GPU
+from allotment_allocator.domain.ports import TrainerOrder
+
+EPOCH_LABEL = "allotment.dev/epoch"
+TENANT_LABEL = "allotment.dev/tenant"
+RELEASE_LABEL = "app.kubernetes.io/instance"
+TRAINER_LABEL = "allotment.dev/trainer"
+ACCOUNT = "allotment-trainer"
+CA_MAP = "allotment-ca"
+TOKEN_PATH = "/var/run/secrets/allotment/token"
+CA_PATH = "/etc/allotment/ca.crt"
+AUDIENCE = "allotment"
+LONGEST_RUN_S = 7 * 24 * 3600
+"""An end for Jobs that nobody ends: their lease has long expired."""
+KEPT_S = 300
+"""An ended Job is shown for so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRules:
+    """What trainers' pods have in common."""
+
+    release: str
+    """Of the chart: two of them in one cluster don't see each other's Jobs."""
+    image: str
+    pull_policy: str = "IfNotPresent"
+    pull_secret: str = ""
+    controller: str = ""
+    """host:port of the controller's listener for trainers."""
+    dataset: str = ""
+    gpu_resource: str = "nvidia.com/gpu"
+    mig_prefix: str = "nvidia.com/mig-"
+    grace_s: int = 30
+    """Long enough to hand in a checkpoint."""
+    cache_bytes: int = 8 << 30
+    priority_class: str = ""
+    runtime_class: str = ""
+    queue: str = ""
+    """A Kueue LocalQueue: Jobs start suspended and carry its name."""
+    dedicated: bool = False
+    """Tolerates the taint of nodes that are kept for the tenant."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def job_name(order: TrainerOrder) -> str:
+    """Of the lease and its epoch: a Job that is created twice is one."""
+    return f"{order.lease.lease_id.lower()}-{order.epoch}"
+
+
+def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
+    """The Job, for the namespace of its tenant."""
+    labels = {
+        PART_OF: OURS,
+        "app.kubernetes.io/component": "trainer",
+        RELEASE_LABEL: rules.release,
+        TENANT_LABEL: order.lease.tenant.tenant_id,
+        LEASE_LABEL: order.lease.lease_id,
+        EPOCH_LABEL: str(order.epoch),
+        TRAINER_LABEL: order.trainer_id,
+    }
+    if rules.queue:
+        labels["kueue.x-k8s.io/queue-name"] = rules.queue
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(order),
+            "labels": labels,
+            "annotations": {
+                POOL_ANNOTATION: order.place.pool.pool_id,
+                NODE_ANNOTATION: order.place.node,
+                SLOTS_ANNOTATION: str(order.slot_count),
+            },
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "suspend": bool(rules.queue),
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": _FAILURE_POLICY,
+            "ttlSecondsAfterFinished": KEPT_S,
+            "activeDeadlineSeconds": LONGEST_RUN_S,
+            "template": {
+                "metadata": {
+                    "labels": labels,
+                    "annotations": {
+                        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                        "karpenter.sh/do-not-disrupt": "true",
+                    },
+                },
+                "spec": _pod(order, rules, resource),
+            },
+        },
+    }
+
+
+_FAILURE_POLICY: Json = {
+    "rules": [
+        {
+            "action": "FailJob",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+        {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": "trainer",
+                "operator": "NotIn",
+                "values": [0],
+            },
+        },
+    ]
+}
+"""It only says why: either way the Job has failed, and the allocator makes the next one."""
+
+
+def _pod(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
+    spec: Json = {
+        "restartPolicy": "Never",
+        "serviceAccountName": ACCOUNT,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": rules.grace_s,
+        "tolerations": _tolerations(order, rules, resource),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(order, rules, resource)],
+        "volumes": _volumes(rules),
+    }
+    if not order.place.node.startswith("+"):
+        spec["affinity"] = {"nodeAffinity": _on_node(order.place.node)}
+    if rules.pull_secret:
+        spec["imagePullSecrets"] = [{"name": rules.pull_secret}]
+    if rules.priority_class:
+        spec["priorityClassName"] = rules.priority_class
+    if rules.runtime_class and resource != CPU:
+        spec["runtimeClassName"] = rules.runtime_class
+    return spec
+
+
+def _on_node(name: str) -> Json:
+    """The node that the grant names: the scheduler would spread what the division has packed."""
+    field_selector = {"key": "metadata.name", "operator": "In", "values": [name]}
+    return {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchFields": [field_selector]}]
+        }
+    }
+
+
+def _tolerations(order: TrainerOrder, rules: JobRules, resource: str) -> list[Json]:
+    tolerations: list[Json] = []
+    if resource != CPU:
+        tolerations.append({"key": rules.gpu_resource, "operator": "Exists"})
+    if rules.dedicated:
+        tolerations.append(
+            {
+                "key": "allotment.dev/dedicated",
+                "operator": "Equal",
+                "value": order.lease.tenant.tenant_id,
+            }
+        )
+    return tolerations
+
+
+def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
+    amounts = {"cpu": str(order.threads), "memory": str(order.memory_bytes)}
+    if resource == GPU:
+        amounts[rules.gpu_resource] = str(order.slot_count)
+    elif resource != CPU:
+        amounts[rules.mig_prefix + resource.removeprefix("mig-")] = str(order.slot_count)
+    environment = {
+        **rules.environment,
+        "ALLOTMENT_TRAINER_SERVER": rules.controller,
+        "ALLOTMENT_TRAINER_DATASET": rules.dataset,
+        "ALLOTMENT_TRAINER_LEASE": str(order.lease),
+        "ALLOTMENT_TRAINER_EPOCH": str(order.epoch),
+        "ALLOTMENT_TRAINER_TOKEN_FILE": TOKEN_PATH,
+        "ALLOTMENT_TRAINER_CA": CA_PATH,
+        "ALLOTMENT_TRAINER_THREADS": str(order.threads),
+        "ALLOTMENT_TRAINER_MEMORY_BYTES": str(order.memory_bytes),
+        "ALLOTMENT_TRAINER_CACHE_DIR": "/var/cache/allotment",
+        "ALLOTMENT_TRAINER_CACHE_BYTES": str(rules.cache_bytes * 3 // 4),
+        "ALLOTMENT_TRAINER_WORK_DIR": "/tmp/allotment",
+        "HOME": "/tmp",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+    return {
+        "name": "trainer",
+        "image": rules.image,
+        "imagePullPolicy": rules.pull_policy,
+        "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
+        "resources": {"requests": amounts, "limits": amounts},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "cache", "mountPath": "/var/cache/allotment"},
+            {"name": "work", "mountPath": "/tmp"},
+            {"name": "token", "mountPath": "/var/run/secrets/allotment", "readOnly": True},
+            {"name": "ca", "mountPath": "/etc/allotment", "readOnly": True},
+        ],
+    }
+
+
+def _volumes(rules: JobRules) -> list[Json]:
+    limit = str(rules.cache_bytes)
+    token = {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}
+    return [
+        {"name": "cache", "emptyDir": {"sizeLimit": limit}},
+        {"name": "work", "emptyDir": {"sizeLimit": limit}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": "ca", "configMap": {"name": CA_MAP}},
+    ]

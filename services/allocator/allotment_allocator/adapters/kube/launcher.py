@@ -1,0 +1,290 @@
+"""Trainers as Jobs. The cluster's Jobs and pods are what is true; nothing is stored here."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from allotment_allocator.adapters.kube import jobs
+from allotment_allocator.adapters.kube.api import Json, KubeApi
+from allotment_allocator.adapters.kube.informer import Informer
+from allotment_allocator.adapters.kube.nodes import LEASE_LABEL
+from allotment_allocator.adapters.kube.states import job_view, judge
+from allotment_allocator.domain.ports import Trainer, TrainerExit, TrainerOrder, TrainerState
+from allotment_core.clock import Clock
+from allotment_core.errors import (
+    AllotmentError,
+    AlreadyExists,
+    ResourceExhausted,
+    Unavailable,
+)
+from allotment_core.names import LeaseName, TenantName
+
+log = logging.getLogger(__name__)
+
+_PAUSES_S = (0.1, 0.3, 1.0, 3.0)
+_PASSING = (Unavailable, ResourceExhausted)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A trainer whose Job there is, or is to be."""
+
+    trainer: Trainer
+    key: str
+    """namespace/name of its Job."""
+    seen: bool = False
+    """Its Job was there."""
+    pods: set[str] = field(default_factory=set)
+    ending: asyncio.Task[None] | None = None
+
+
+class Namespaces(Protocol):
+    """Where tenants' trainers run."""
+
+    def name_of(self, tenant: TenantName) -> str: ...
+
+    async def ensure(self, tenant: TenantName) -> None:
+        """Makes the tenant's namespace, and what belongs into it, unless it is there."""
+        ...
+
+
+class KubeLauncher:
+    """Satisfies `domain.ports.Launcher`. `run` follows the cluster until it is cancelled."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        rules: jobs.JobRules,
+        namespaces: Namespaces,
+        pods: Informer,
+        clock: Clock,
+    ) -> None:
+        """`pods` are all of the cluster; they call `pod_changed`."""
+        self._api = api
+        self._rules = rules
+        self._namespaces = namespaces
+        self._pods = pods
+        self._clock = clock
+        self.on_change: Callable[[], None] = lambda: None
+        selector = f"{jobs.RELEASE_LABEL}={rules.release},{LEASE_LABEL}"
+        self.jobs = Informer(
+            api, "/apis/batch/v1/jobs", job_view, self.job_changed, labelSelector=selector
+        )
+        self._known: dict[str, _Known] = {}
+        self._ids: dict[str, str] = {}
+        """Keys of Jobs by trainer."""
+        # Replaced as a whole: transactions read it in the database's threads.
+        self._seen: tuple[Trainer, ...] = ()
+        self._exits: list[TrainerExit] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What is there
+
+    @property
+    def ready(self) -> bool:
+        return self.jobs.synced.is_set() and self._pods.synced.is_set()
+
+    @property
+    def obstacle(self) -> str:
+        return "the cluster's Jobs and pods are being listed"
+
+    def trainers(self) -> Sequence[Trainer]:
+        return self._seen
+
+    def take_exits(self) -> Sequence[TrainerExit]:
+        exits, self._exits = self._exits, []
+        return exits
+
+    def resident_bytes(self, trainer_id: str) -> int:
+        return 0
+
+    # What to do
+
+    def launch(self, order: TrainerOrder) -> None:
+        trainer = Trainer(
+            trainer_id=order.trainer_id,
+            tenant=order.lease.tenant,
+            slot_count=order.slot_count,
+            place=order.place,
+            lease=order.lease,
+            epoch=order.epoch,
+            state=TrainerState.STARTING,
+            since_s=self._clock.monotonic(),
+        )
+        key = f"{self._namespaces.name_of(trainer.tenant)}/{jobs.job_name(order)}"
+        known = self._known.setdefault(key, _Known(trainer, key))
+        self._ids[trainer.trainer_id] = key
+        self._note()
+        self._spawn(self._create(known, order))
+
+    def hand_over(self, order: TrainerOrder) -> None:
+        """No trainer in a pod is ever idle: it ends with its lease."""
+        raise ValueError(f"{order.trainer_id} runs in a pod, which has one lease")
+
+    def stop(self, trainer_id: str, grace_s: float) -> None:
+        self._end(trainer_id, max(1, round(grace_s)))
+
+    def kill(self, trainer_id: str) -> None:
+        self._end(trainer_id, 1)
+
+    async def close(self) -> None:
+        """Leaves Jobs as they are: trainers outlive the allocator."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _create(self, known: _Known, order: TrainerOrder) -> None:
+        tenant = known.trainer.tenant
+        try:
+            await self._insist(lambda: self._namespaces.ensure(tenant))
+            if known.trainer.state is not TrainerState.LEAVING:
+                body = jobs.make_job(order, self._rules, order.resource)
+                await self._insist(lambda: self._made(self._namespaces.name_of(tenant), body))
+        except AllotmentError as e:
+            if not known.seen:
+                self._forget(known, f"its Job was refused: {e.message}")
+
+    async def _made(self, namespace: str, body: Json) -> None:
+        try:
+            await self._api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", body)
+        except AlreadyExists:
+            return
+
+    async def _insist(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Until the API server answers."""
+        attempt = 0
+        while True:
+            try:
+                return await work()
+            except _PASSING as e:
+                log.warning("API server does not answer", extra={"reason": e.reason})
+                await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
+                attempt += 1
+
+    def _end(self, trainer_id: str, grace_s: int) -> None:
+        known = self._known.get(self._ids.get(trainer_id, ""))
+        if known is None:
+            return
+        if known.trainer.state is not TrainerState.LEAVING:
+            self._move(known, TrainerState.LEAVING)
+        if known.ending is None or known.ending.done():
+            known.ending = self._spawn(self._delete(known, grace_s))
+
+    async def _delete(self, known: _Known, grace_s: int) -> None:
+        namespace, name = known.key.split("/")
+        for pod in tuple(known.pods):
+            path = f"/api/v1/namespaces/{namespace}/pods/{pod.split('/')[1]}"
+            await self._remove(path, {"gracePeriodSeconds": grace_s})
+        job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
+        there = await self._remove(job, {"propagationPolicy": "Background"})
+        if not there and not known.pods and known.key not in self.jobs.objects:
+            self._forget(known, "it was ended")
+
+    async def _remove(self, path: str, options: Json) -> bool:
+        """Whether there was one."""
+        return bool(await self._insist(lambda: self._api.delete(path, options)))
+
+    # What the cluster says
+
+    def job_changed(self, key: str) -> None:
+        """A Job has changed; empty: all have been listed anew."""
+        for each in (key,) if key else {*self._known, *self.jobs.objects}:
+            self._look(each)
+        self.on_change()
+
+    def pod_changed(self, key: str) -> None:
+        """A pod has changed; empty: all have been listed anew."""
+        if not key:
+            for known in self._known.values():
+                known.pods.clear()
+            for each, listed in self._pods.objects.items():
+                self._file(each, listed)
+            self.job_changed("")
+            return
+        pod = self._pods.objects.get(key)
+        if pod is None:
+            for known in [k for k in self._known.values() if key in k.pods]:
+                known.pods.discard(key)
+                self._look(known.key)
+                self.on_change()
+        elif (job := self._file(key, pod)) is not None:
+            self._look(job)
+            self.on_change()
+
+    def _file(self, key: str, pod: Json) -> str | None:
+        """Puts a pod of ours with its Job; the Job's key."""
+        labels = pod["labels"]
+        if LEASE_LABEL not in labels or labels.get(jobs.RELEASE_LABEL) != self._rules.release:
+            return None
+        job = f"{pod['namespace']}/{labels.get('batch.kubernetes.io/job-name', '')}"
+        known = self._known.get(job)
+        if known is not None:
+            known.pods.add(key)
+        return job
+
+    def _look(self, key: str) -> None:
+        """Brings what is known of a trainer in line with its Job and pods."""
+        job = self.jobs.objects.get(key)
+        known = self._known.get(key)
+        if known is None:
+            if job is None or {"Complete", "Failed"} & job["conditions"].keys():
+                return
+            known = self._adopt(key, job)
+        known.seen = known.seen or job is not None
+        pods = [self._pods.objects[pod] for pod in known.pods if pod in self._pods.objects]
+        verdict = judge(job, pods, seen=known.seen)
+        if verdict.gone is not None:
+            self._forget(known, verdict.gone)
+        elif verdict.running and known.trainer.state is TrainerState.STARTING:
+            self._move(known, TrainerState.RUNNING)
+        elif verdict.leaving and known.trainer.state is not TrainerState.LEAVING:
+            self._move(known, TrainerState.LEAVING)
+        elif verdict.hint != known.trainer.hint:
+            known.trainer = replace(known.trainer, hint=verdict.hint)
+            self._note()
+
+    def _adopt(self, key: str, job: Json) -> _Known:
+        """A Job that an earlier allocator has made."""
+        labels = job["labels"]
+        tenant = TenantName(labels[jobs.TENANT_LABEL])
+        trainer = Trainer(
+            trainer_id=labels[jobs.TRAINER_LABEL],
+            tenant=tenant,
+            slot_count=job["slot_count"],
+            place=job["place"],
+            lease=LeaseName(tenant, labels[LEASE_LABEL]),
+            epoch=int(labels[jobs.EPOCH_LABEL]),
+            state=TrainerState.STARTING,
+            since_s=self._clock.monotonic(),
+        )
+        known = self._known[key] = _Known(trainer, key, seen=True)
+        self._ids[trainer.trainer_id] = key
+        for each, pod in self._pods.objects.items():
+            if each.startswith(key.split("/")[0]):
+                self._file(each, pod)
+        self._note()
+        return known
+
+    def _move(self, known: _Known, state: TrainerState) -> None:
+        known.trainer = replace(
+            known.trainer, state=state, since_s=self._clock.monotonic(), hint=""
+        )
+        self._note()
+
+    def _forget(self, known: _Known, cause: str) -> None:
+        self._known.pop(known.key, None)
+        self._ids.pop(known.trainer.trainer_id, None)
+        self._exits.append(TrainerExit(trainer=known.trainer, cause=cause, log_tail=""))
+        self._note()
+        self.on_change()
+
+    def _note(self) -> None:
+        self._seen = tuple(known.trainer for known in self._known.values())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

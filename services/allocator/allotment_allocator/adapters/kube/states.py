@@ -1,0 +1,108 @@
+"""What a trainer's Job and pods say about it: pure functions of the API server's objects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from allotment_allocator.adapters.kube.api import Json
+from allotment_allocator.domain.pool import Place
+from allotment_core.names import PoolName
+
+POOL_ANNOTATION = "allotment.dev/pool"
+NODE_ANNOTATION = "allotment.dev/node"
+SLOTS_ANNOTATION = "allotment.dev/slots"
+_ENDED = ("Succeeded", "Failed")
+_LONGEST_TEXT = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`gone`: why the trainer is known to be gone; None: it is not known to be."""
+
+    gone: str | None = None
+    running: bool = False
+    leaving: bool = False
+    hint: str = ""
+    """What a trainer that is not running yet waits for."""
+
+
+def job_view(item: Json) -> Json:
+    """What is needed of a Job: whose it is, what it holds, whether it has ended and why."""
+    metadata, spec = item["metadata"], item.get("spec", {})
+    conditions = item.get("status", {}).get("conditions") or []
+    annotations = metadata.get("annotations", {})
+    return {
+        "labels": metadata.get("labels", {}),
+        "place": Place(
+            PoolName(annotations.get(POOL_ANNOTATION, "unknown")),
+            annotations.get(NODE_ANNOTATION, ""),
+        ),
+        "slot_count": int(annotations.get(SLOTS_ANNOTATION, 1)),
+        "suspended": bool(spec.get("suspend")),
+        "leaving": "deletionTimestamp" in metadata,
+        "conditions": {c["type"]: c for c in conditions if c.get("status") == "True"},
+    }
+
+
+def judge(job: Json | None, pods: Sequence[Json], *, seen: bool) -> Verdict:
+    """`job` is None where there is none (any more: `seen`)."""
+    alive = [pod for pod in pods if pod["phase"] not in _ENDED]
+    ended = job is not None and ({"Complete", "Failed"} & job["conditions"].keys())
+    if not alive and ((job is None and seen) or ended):
+        return Verdict(gone=_cause(job, pods))
+    if any(pod["leaving"] for pod in alive) or (job is not None and job["leaving"]):
+        return Verdict(leaving=True)
+    if any(_runs(pod) for pod in alive):
+        return Verdict(running=True)
+    return Verdict(hint=_hint(job, alive))
+
+
+def _runs(pod: Json) -> bool:
+    return any("running" in c.get("state", {}) for c in pod["containers"])
+
+
+def _cause(job: Json | None, pods: Sequence[Json]) -> str:
+    """Why a trainer has ended, the most telling first."""
+    for pod in pods:
+        disrupted = _condition(pod, "DisruptionTarget")
+        if disrupted is not None and disrupted.get("status") == "True":
+            return _text("its pod was disrupted", disrupted)
+        for container in pod["containers"]:
+            end = container.get("state", {}).get("terminated")
+            if end and end.get("reason") == "OOMKilled":
+                return "it used more memory than its pod may (OOMKilled)"
+            if end and end.get("exitCode"):
+                return f"it ended with exit status {end['exitCode']}"
+    failed = job["conditions"].get("Failed") if job is not None else None
+    if failed is not None:
+        return _text("its Job failed", failed)
+    return "it ended" if job is not None else "its Job was deleted"
+
+
+def _hint(job: Json | None, pods: Sequence[Json]) -> str:
+    if job is not None and job["suspended"]:
+        return "its Job is suspended until the queue admits it"
+    for pod in pods:
+        for container in pod["containers"]:
+            waiting = container.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName"):
+                return _text("its image can't be pulled", waiting)
+            if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+                return _text("its container can't start", waiting)
+        scheduled = _condition(pod, "PodScheduled")
+        if scheduled is not None and scheduled.get("status") == "False":
+            return _text("its pod can't be scheduled", scheduled)
+        if pod["node"]:
+            return f"its pod starts on {pod['node']}"
+    if job is not None and not pods:
+        return "its Job has no pod yet (a quota, or the cluster's controllers are busy)"
+    return ""
+
+
+def _condition(pod: Json, kind: str) -> dict[str, Any] | None:
+    return next((c for c in pod["conditions"] if c["type"] == kind), None)
+
+
+def _text(what: str, about: Json) -> str:
+    why = ": ".join(str(about[k]) for k in ("reason", "message") if about.get(k))
+    return f"{what} ({why})"[:_LONGEST_TEXT] if why else what

@@ -1,0 +1,162 @@
+"""Trainers' Jobs, and what is read out of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from allotment_allocator.adapters.kube.jobs import JobRules, job_name, make_job
+from allotment_allocator.adapters.kube.states import job_view, judge
+from allotment_allocator.domain.pool import CPU, GPU, Place
+from allotment_allocator.domain.ports import TrainerOrder
+from allotment_core.names import LeaseName, PoolName, TenantName
+
+RULES = JobRules(release="r", image="allotment/trainer:1", controller="c:443", dataset="d:443")
+
+
+def order(**more: Any) -> TrainerOrder:
+    values: dict[str, Any] = {
+        "trainer_id": "t-1",
+        "lease": LeaseName(TenantName("acme"), "l-ab12"),
+        "epoch": 3,
+        "slot_count": 2,
+        "place": Place(PoolName("h100"), "node-7"),
+        "resource": GPU,
+        "server": "c:443",
+        "token": "",
+        "threads": 8,
+        "memory_bytes": 32 << 30,
+        "cache_dir": Path("/var/cache"),
+    }
+    return TrainerOrder(**{**values, **more})
+
+
+def pod_spec(job: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = job["spec"]["template"]["spec"]
+    return spec
+
+
+def test_one_epoch_of_a_lease_is_one_job_that_is_not_tried_again() -> None:
+    job = make_job(order(), RULES, GPU)
+    assert job["metadata"]["name"] == job_name(order()) == "l-ab12-3"
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["podReplacementPolicy"] == "Failed"
+    assert {rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]} == {"FailJob"}
+    assert pod_spec(job)["restartPolicy"] == "Never"
+
+
+def test_requests_are_limits_and_a_gang_is_one_pod() -> None:
+    resources = pod_spec(make_job(order(), RULES, GPU))["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"]
+    assert resources["limits"] == {"cpu": "8", "memory": str(32 << 30), "nvidia.com/gpu": "2"}
+    slice_ = make_job(order(slot_count=1), RULES, "mig-1g.10gb")
+    assert pod_spec(slice_)["containers"][0]["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == "1"
+    assert "nvidia.com/gpu" not in str(make_job(order(), RULES, CPU))
+
+
+def test_a_pod_may_nothing_that_it_does_not_need() -> None:
+    spec = pod_spec(make_job(order(), RULES, GPU))
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert "runAsUser" not in str(spec)
+    container = spec["containers"][0]["securityContext"]
+    assert container["readOnlyRootFilesystem"] is True
+    assert container["capabilities"] == {"drop": ["ALL"]}
+    assert all("emptyDir" not in v or "sizeLimit" in v["emptyDir"] for v in spec["volumes"])
+
+
+def test_a_pod_goes_to_the_node_of_its_grant_or_where_one_is_still_to_come() -> None:
+    assert "node-7" in str(pod_spec(make_job(order(), RULES, GPU))["affinity"])
+    expected = order(place=Place(PoolName("h100"), "+1"))
+    assert "affinity" not in pod_spec(make_job(expected, RULES, GPU))
+
+
+def test_with_a_queue_a_job_waits_to_be_admitted() -> None:
+    rules = JobRules(release="r", image="i", queue="team-a")
+    job = make_job(order(), rules, GPU)
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+
+
+def viewed(**status: Any) -> dict[str, Any]:
+    return job_view({**make_job(order(), RULES, GPU), "status": status})
+
+
+def pod(phase: str = "Pending", **more: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {"leaving": False, "node": "", "conditions": [], "containers": []}
+    return {**empty, "phase": phase, **more}
+
+
+def container(**state: Any) -> dict[str, Any]:
+    return {"state": state}
+
+
+def test_a_job_tells_what_an_allocator_that_restarts_has_to_know() -> None:
+    view = viewed()
+    assert (view["place"], view["slot_count"]) == (order().place, 2)
+    assert view["labels"]["allotment.dev/epoch"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("its_pod", "words"),
+    [
+        (
+            pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "no gpu"}]),
+            "no gpu",
+        ),
+        (
+            pod(containers=[container(waiting={"reason": "ErrImagePull", "message": "denied"})]),
+            "pulled",
+        ),
+        (pod(node="n1"), "starts on n1"),
+    ],
+)
+def test_what_a_start_waits_for_is_told(its_pod: dict[str, Any], words: str) -> None:
+    verdict = judge(viewed(), [its_pod], seen=True)
+    assert words in verdict.hint
+    assert not verdict.running
+
+
+def test_a_trainer_runs_when_its_container_does() -> None:
+    assert judge(viewed(), [pod("Running", containers=[container(running={})])], seen=True).running
+
+
+def test_nobody_is_gone_while_a_pod_of_the_job_is_alive() -> None:
+    failed = viewed(conditions=[{"type": "Failed", "status": "True", "reason": "x"}])
+    ending = pod("Running", leaving=True, containers=[container(running={})])
+    assert judge(failed, [ending], seen=True).gone is None
+    assert judge(None, [ending], seen=True).leaving
+
+
+@pytest.mark.parametrize(
+    ("its_pod", "words"),
+    [
+        (
+            pod(
+                "Failed",
+                conditions=[
+                    {
+                        "type": "DisruptionTarget",
+                        "status": "True",
+                        "reason": "EvictionByEvictionAPI",
+                    }
+                ],
+            ),
+            "disrupted",
+        ),
+        (pod("Failed", containers=[container(terminated={"reason": "OOMKilled"})]), "OOMKilled"),
+        (pod("Failed", containers=[container(terminated={"exitCode": 64})]), "status 64"),
+        (pod("Succeeded"), "Job failed"),
+    ],
+)
+def test_why_a_trainer_has_ended_is_told(its_pod: dict[str, Any], words: str) -> None:
+    gone = judge(
+        viewed(conditions=[{"type": "Failed", "status": "True"}]), [its_pod], seen=True
+    ).gone
+    assert gone is not None
+    assert words in gone
+
+
+def test_a_job_that_was_asked_for_and_is_not_seen_yet_is_not_gone() -> None:
+    assert judge(None, [], seen=False).gone is None
+    assert judge(None, [], seen=True).gone is not None
