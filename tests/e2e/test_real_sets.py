@@ -14,7 +14,8 @@ from allotment_testkit.local_system import ALLOTMENT
 pytestmark = [pytest.mark.shared_data, pytest.mark.slow]
 
 BUDGET_S = 10.0
-LIMIT_S = BUDGET_S + 2.0
+LIMIT_S = BUDGET_S + 10.0
+"""A run that hangs is found here; how exactly it keeps its time is measured by bench.deadline."""
 
 
 def sets() -> list[dict[str, str]]:

@@ -124,7 +124,7 @@ def test_a_run_leaves_a_model_a_manifest_and_a_leaderboard(tmp_path: Path) -> No
     started = time.monotonic()
     with running(tmp_path, str(rows), "--target", "bought", "--budget", "10s") as run:
         assert run.process.wait(20) == 0, run.said
-        assert time.monotonic() - started <= 12.0
+        assert time.monotonic() - started <= 20.0
         assert none_left_after(run.mark), run.processes
     assert sorted(os.listdir(run.out)) == ["leaderboard.csv", "manifest.json", "model.onnx"]
     assert os.listdir(run.temporary) == []

@@ -54,4 +54,4 @@ def test_a_search_that_was_not_kept_says_how_to_keep_one(tmp_path: Path) -> None
     assert "[NO_STATE]" in refused.stderr
     assert "--dir" in refused.stderr
     both = _run(tmp_path, "x.csv", "--target", "y", "--resume", "e", "--out", "o", "--dir", ".")
-    assert "[RESUME_HAS_DATA]" in both.stderr
+    assert "has its rows and its target" in both.stderr

@@ -14,6 +14,7 @@ from allotment_controller.adapters.store import SqlStore
 from allotment_controller.build import build
 from allotment_controller.config import ControllerConfig
 from allotment_controller.domain.experiment import ExperimentState
+from allotment_controller.domain.scheduler import advance
 from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
 from allotment_core.errors import Unavailable
@@ -168,3 +169,22 @@ async def test_nothing_leads_an_experiment_that_was_deleted(
         await stub.DeleteExperiment(request)
         await _until(lambda: not _conducted() and not world.allocator.live)
     assert not [r for r in caplog.records if r.message == "step failed"]
+
+
+async def test_a_step_that_breaks_is_tried_again(
+    world: SearchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def breaking(*args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps in (1, 5):
+            raise KeyError("nobody thought of this")
+        return advance(*args)
+
+    monkeypatch.setattr("allotment_controller.domain.conductor.advance", breaking)
+    async with world.controller() as stub:
+        await create(stub, spec(trial_count=3))
+        end = await ended(stub, NAME)
+        assert (end.state, end.finished_trial_count) == (pb.EXPERIMENT_STATE_SUCCEEDED, 3)

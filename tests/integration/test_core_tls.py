@@ -221,6 +221,30 @@ async def test_keys_are_fetched_once_the_token_for_it_is_there(tmp_path: Path) -
         assert (await verified(keys, token_of(signer, clock))).subject == "ann"
 
 
+async def test_a_server_says_serving_once_it_has_the_keys() -> None:
+    stubs, clock = Stubs(), SystemClock()
+    stubs.tenants.public_keys = [new_signer().public_key_pem.decode()]
+    async with serving(stubs.service) as served, Network(served.port) as network:
+        await network.down()
+        allocator = channel(f"127.0.0.1:{network.port}", token=served.token(), retry_s=0.0)
+        keys = FetchedKeys(allocator, clock)
+        server = RpcServer([Stubs().service], keys, clock, "127.0.0.1:0")
+        port = await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as asking:
+                watch = asking.unary_stream(
+                    "/grpc.health.v1.Health/Watch",
+                    request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                    response_deserializer=health_pb2.HealthCheckResponse.FromString,
+                )
+                said = watch(health_pb2.HealthCheckRequest())
+                assert (await said.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                await network.up()
+                assert (await said.read()).status == health_pb2.HealthCheckResponse.SERVING
+        finally:
+            await server.stop(0.5)
+
+
 def token_of(signer: TokenSigner, clock: ManualClock) -> str:
     return signer.issue("ann", TenantName("local"), Role.EDITOR, 600, clock.now())
 

@@ -67,11 +67,13 @@ class Encoding:
         return found
 
     def encode(self, derivation: Derivation) -> Point:
-        """The derivation's point; values outside of what the shape allows are moved inside."""
+        """The derivation's point; values outside of what the shape allows are moved inside, and
+        what an older grammar had no choice of is neutral."""
         chosen = {c.symbol: c.value for c in derivation}
         point: dict[str, float | int] = {d.name: d.neutral for d in self.dimensions}
         for step in self._steps:
-            production = next((p for p in step.productions if p.name == chosen[step.symbol]), None)
+            taken = chosen.get(step.symbol)
+            production = next((p for p in step.productions if p.name == taken), None)
             if production is None or step.fixed:
                 continue
             if step.symbol in point:

@@ -22,10 +22,15 @@ class Allocator:
         self.released: set[LeaseName] = set()
         self.held: list[LeaseView] = []
         """Those that its snapshot shows."""
+        self.creating = self.most_creating = 0
         self.watches = 0
         self.broken_watches = 0
 
     async def create(self, holder: ExperimentName, request_id: str) -> LeaseView:
+        self.creating += 1
+        self.most_creating = max(self.creating, self.most_creating)
+        await asyncio.sleep(0)
+        self.creating -= 1
         name = LeaseName.parse(f"tenants/t/leases/l{len(self.created)}")
         view = LeaseView(name=name, holder=holder, state="HELD", epoch=1)
         self.created.append(view)
@@ -107,5 +112,16 @@ async def test_leases_stay_until_their_experiment_has_said_what_it_wants() -> No
     assert len(keeper.of(NAME)) == 2
     keeper.want(NAME, 0)
     await _until(lambda: len(allocator.released) == 3)
+    run.cancel()
+    await keeper.close()
+
+
+async def test_many_leases_are_asked_for_a_few_at_a_time() -> None:
+    allocator = Allocator()
+    keeper, run = await _keeping(allocator, ManualClock())
+    keeper.want(NAME, 200)
+    await _until(lambda: len(keeper.of(NAME)) == 200)
+    assert len(allocator.created) == 200
+    assert 1 < allocator.most_creating < 50
     run.cancel()
     await keeper.close()

@@ -62,6 +62,14 @@ def test_a_derivation_survives_being_a_point(family: str, seed: int, task: Any) 
             assert after.value == before.value
 
 
+def test_a_derivation_of_an_older_grammar_has_a_point() -> None:
+    derivation = GRAMMAR.derive(np.random.default_rng(0), "lightgbm", SHAPE)
+    encoding = GRAMMAR.encoding("lightgbm", SHAPE)
+    older = tuple(c for c in derivation if c.symbol not in ("Pairs", "Crosses"))
+    assert len(older) < len(derivation)
+    assert set(encoding.encode(older)) == {d.name for d in encoding.dimensions}
+
+
 def test_a_view_has_the_best_and_the_latest_and_does_not_grow() -> None:
     history = played(400)
     pending = GRAMMAR.derive(np.random.default_rng(99), "linear", SHAPE)

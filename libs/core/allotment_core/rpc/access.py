@@ -1,8 +1,9 @@
 """Authentication by bearer token, authorisation by the rule in the method's proto."""
 
+import asyncio
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from google.protobuf.message import Message
 
@@ -34,6 +35,16 @@ class Verifier(Protocol):
 
     def verify(self, token: str) -> Principal:
         """Raises: Unauthenticated."""
+        ...
+
+
+@runtime_checkable
+class LateVerifier(Verifier, Protocol):
+    """One that can't verify from the start on."""
+
+    @property
+    def ready(self) -> asyncio.Event:
+        """Set once it can."""
         ...
 
 

@@ -32,6 +32,7 @@ class FetchedKeys:
         self._channel = allocator
         self._clock = clock
         self._verifier: TokenVerifier | None = None
+        self.ready = asyncio.Event()
         self._known: frozenset[str] = frozenset()
         self._fetched_s = -SOONEST_S
         self._wanted = asyncio.Event()
@@ -76,6 +77,7 @@ class FetchedKeys:
             if known != self._known:
                 self._verifier = TokenVerifier(pems[0], self._clock, *pems[1:])
                 self._known = known
+                self.ready.set()
                 log.info("token keys fetched", extra={"keys": sorted(known)})
         except grpc.aio.AioRpcError as e:
             error = from_rpc_error(e)

@@ -15,7 +15,7 @@ from allotment_core.auth.principal import Role
 from allotment_core.clock import Clock
 from allotment_core.errors import FailedPrecondition, InvalidArgument, Unimplemented, clip
 from allotment_core.rpc import health, reflection, status
-from allotment_core.rpc.access import Verifier
+from allotment_core.rpc.access import LateVerifier, Verifier
 from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.chain import MESSAGE_LIMIT_BYTES, Chain, Limits
 from allotment_core.rpc.health import Health
@@ -129,6 +129,7 @@ class RpcServer:
         self._health_address = health_address
         self.health_port: int | None = None
         self._services = tuple(services)
+        self._verifier = verifier
         self._clock = clock
         self._address = address
         self._tls = tls
@@ -150,9 +151,11 @@ class RpcServer:
         self._health_server: grpc.aio.Server | None = None
         self._started: list[Service] = []
         self._stopped = False
+        self._announcing: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Listens, starts the services in their order, then says SERVING. Returns the port.
+        """Listens, starts the services in their order, then says SERVING, once tokens can be
+        verified. Returns the port.
 
         Raises: FailedPrecondition (ADDRESS_IN_USE), what a service's start raises; then nothing
         runs.
@@ -176,9 +179,19 @@ class RpcServer:
         except BaseException:
             await self.stop(0)
             raise
+        if isinstance(self._verifier, LateVerifier) and not self._verifier.ready.is_set():
+            self._announcing = asyncio.create_task(self._say_serving_late(self._verifier, port))
+        else:
+            self._say_serving(port)
+        return port
+
+    def _say_serving(self, port: int) -> None:
         self._health.set_serving(True)
         log.info("serving", extra={"address": self._address, "port": port})
-        return port
+
+    async def _say_serving_late(self, verifier: LateVerifier, port: int) -> None:
+        await verifier.ready.wait()
+        self._say_serving(port)
 
     def _make_server(self, methods: Sequence[Method]) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._limits.calls)
@@ -200,6 +213,8 @@ class RpcServer:
         if self._stopped:
             return
         self._stopped = True
+        if self._announcing is not None:
+            self._announcing.cancel()
         self._health.set_serving(False)
         await asyncio.sleep(max(self._drain_notice_s, _SHORTEST_NOTICE_S))
         self._chain.end_streams()

@@ -116,21 +116,21 @@ def _budget_s(budget: str, trials: int) -> float | None:
 
 
 def _check_form(request: Request) -> None:
-    """Either a file with its target, or an experiment that can be there. Raises:
-    InvalidArgument."""
+    """Either a file with its target, or an experiment that can be there.
+
+    Raises: typer.BadParameter, InvalidArgument (NO_STATE).
+    """
     if not request.resume:
         if request.train is None or not request.target:
-            raise InvalidArgument(
+            raise typer.BadParameter(
                 "name the file with the labelled rows and the column to learn: "
-                "allotment run train.csv --target COLUMN --out FOLDER",
-                reason="NOTHING_TO_LEARN",
+                "allotment run train.csv --target COLUMN --out FOLDER"
             )
         return
     if request.train is not None or request.target:
-        raise InvalidArgument(
+        raise typer.BadParameter(
             "an experiment that is resumed has its rows and its target; "
-            "leave the file and --target out",
-            reason="RESUME_HAS_DATA",
+            "leave the file and --target out"
         )
     if _has_server():
         return

@@ -26,7 +26,8 @@ experiments = sa.Table(
     sa.Column("plan_table", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("tenant", "experiment_id", name="experiments_name"),
 )
-"""plan and plan_table (the dataset service's description of the data) never change."""
+"""plan changes with a new budget alone, plan_table (the dataset service's description of the data)
+never."""
 
 trials = sa.Table(
     "trials",

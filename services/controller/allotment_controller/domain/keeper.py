@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 1.0
 _SLOTS_EVERY_S = 30.0
 _LONGEST_BACKOFF_S = 10.0
+_CREATES_AT_ONCE = 32
+"""Leases of one experiment that are asked for at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +229,8 @@ class LeaseKeeper:
             else:
                 live.append(view)
         surplus = len(live) - self._wants.get(holder, 0)
-        missing = -surplus - self._creating.get(holder, 0)
+        creating = self._creating.get(holder, 0)
+        missing = min(-surplus, _CREATES_AT_ONCE) - creating
         if missing > 0 and self._clock.monotonic() >= self._retry_at.get(holder, 0.0):
             for _ in range(missing):
                 self._creating[holder] = self._creating.get(holder, 0) + 1
