@@ -27,6 +27,9 @@ MORE: dict[str, dict[str, str | float | int | bool]] = {
 }
 RUNGS = (9, 3)
 
+pytestmark = pytest.mark.timeout(180)
+"""torch and its exporter take seconds to import, and busy machines longer."""
+
 
 class Interrupted(Exception):
     pass
