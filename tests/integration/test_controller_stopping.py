@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,16 @@ NAME = "tenants/local/experiments/e"
 TRIALS = 40
 
 
-def world_in(folder: Path, fold_count: int = 8, sampler: str = "random") -> SearchWorld:
+def world_in(
+    folder: Path, fold_count: int = 8, sampler: str = "random", fit_rungs: int = 2
+) -> SearchWorld:
     folder.mkdir(exist_ok=True)
     # A busy machine may take long to start again: a trainer's work is not to be given up meanwhile.
     world = SearchWorld(
         folder,
         early_stopping_saving_s=0.0,
         early_stopping_grace=4,
+        early_stopping_fit_rungs=fit_rungs,
         sampler=sampler,
         away_grace_s=20.0,
     )
@@ -36,14 +40,14 @@ def _late_ones_are_bad(assignment: session_pb2.Assignment) -> float:
 
 
 async def _play(
-    world: SearchWorld, kills_at: tuple[int, ...] = ()
+    world: SearchWorld, kills_at: tuple[int, ...] = (), **fields: Any
 ) -> tuple[pb.Experiment, list[pb.Trial]]:
     """Played to its end; the controller is killed when so many trials have begun."""
     async with world.open():
         for number, begun in enumerate((*kills_at, TRIALS)):
             async with world.controller() as stub:
                 if not number:
-                    await create(stub, spec(trial_count=TRIALS))
+                    await create(stub, spec(trial_count=TRIALS, **fields))
                 if number < len(kills_at):
                     await _trials_begun(stub, begun)
                     continue
@@ -64,7 +68,7 @@ async def _until(holds: Callable[[], object]) -> None:
 
 
 async def test_trials_that_others_beat_are_put_off_and_some_come_back(tmp_path: Path) -> None:
-    world = world_in(tmp_path)
+    world = world_in(tmp_path, fit_rungs=0)
     end, trials = await _play(world)
     assert end.state == pb.EXPERIMENT_STATE_SUCCEEDED
     put_off = [t for t in trials if t.state == pb.TRIAL_STATE_CANCELLED]
@@ -85,6 +89,24 @@ async def test_trials_that_others_beat_are_put_off_and_some_come_back(tmp_path: 
     assert all(1 not in a.rungs for a in again), "they are not judged again where they were"
     assert {s.reason for s in stops} == {"NO_POTENTIAL"}
     assert any(owner.startswith(f"{NAME}/checkpoints/") for owner in world.blobs.released)
+
+
+async def test_some_are_put_off_within_their_first_fit(tmp_path: Path) -> None:
+    world = world_in(tmp_path)
+    end, trials = await _play(world)
+    assert end.state == pb.EXPERIMENT_STATE_SUCCEEDED
+    put_off = [t for t in trials if t.state == pb.TRIAL_STATE_CANCELLED]
+    within = [t for t in put_off if not t.finished_folds]
+    assert within
+    assert {t.family for t in within} <= {"families/lightgbm", "families/hist_gradient_boosting"}
+    assert len(put_off) == end.early_stopping.paused_trial_count
+    handed = [a for trainer in world.trainers for a in trainer.assignments]
+    left = {(s.trial, s.trial_epoch + 1) for t in world.trainers for s in t.stops}
+    again = [a for a in handed if (a.trial, a.trial_epoch) in left]
+    assert again, "some came back"
+    for a in again:
+        assert 9 not in a.fit_rungs, "they are not judged again where they were"
+        assert not (a.checkpoint_sha256 and (a.fit_rungs or 1 in a.rungs))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +136,23 @@ async def test_without_early_stopping_nothing_is_put_off(tmp_path: Path) -> None
         trials = await all_trials(stub, NAME)
     assert {t.state for t in trials} == {pb.TRIAL_STATE_SUCCEEDED}
     assert end.early_stopping.paused_trial_count == 0
-    assert all(not a.rungs for trainer in world.trainers for a in trainer.assignments)
+    handed = [a for trainer in world.trainers for a in trainer.assignments]
+    assert all(not a.rungs and not a.fit_rungs for a in handed)
+
+
+async def test_a_hold_out_is_judged_within_its_one_fit(tmp_path: Path) -> None:
+    """Its one fold has no rungs but those within; trials without steps run to their end."""
+    world = world_in(tmp_path, fold_count=1)
+    end, trials = await _play(world, time_column="age")
+    assert end.state == pb.EXPERIMENT_STATE_SUCCEEDED
+    put_off = [t for t in trials if t.state == pb.TRIAL_STATE_CANCELLED]
+    assert put_off
+    assert end.early_stopping.paused_trial_count == len(put_off)
+    assert {t.family for t in put_off} <= {"families/lightgbm", "families/hist_gradient_boosting"}
+    handed = [a for trainer in world.trainers for a in trainer.assignments]
+    assert all(not a.rungs for a in handed)
+    stopped = {(s.trial, s.trial_epoch) for t in world.trainers for s in t.stops}
+    assert stopped <= {(a.trial, a.trial_epoch) for a in handed if a.fit_rungs}
 
 
 async def test_the_checkpoint_of_a_paused_experiment_is_gone_on_from(tmp_path: Path) -> None:

@@ -115,6 +115,46 @@ async def test_every_family_is_trained_and_leaves_a_graph(stage: Stage, host: Ho
         assert abs(probabilities.sum() - 1) < 1e-6
 
 
+@pytest.mark.parametrize("family", ["lightgbm", "hist_gradient_boosting"])
+async def test_a_trial_that_is_put_off_within_its_first_fit_ends_as_if_it_never_was(
+    family: str, stage: Stage, host: HostProcess
+) -> None:
+    part = stage.blobs.add(_part())
+    host.order("start", **stage.start(memory_bytes=1 << 30))
+    await stage.controller.connected()
+    stage.controller.say(assignment=_assignment(1, family, part))
+    whole = await stage.controller.result_of(f"{TRIALS}/1", within_s=60.0)
+
+    stage.controller.acknowledges = False
+    judged = _assignment(2, family, part)
+    judged.fit_rungs.extend([9, 3])
+    stage.controller.say(assignment=judged)
+    await stage.controller.told("progress", f"{TRIALS}/2")
+    stop = pb.StopTrial(trial=f"{TRIALS}/2", trial_epoch=1, reason="NO_POTENTIAL")
+    stage.controller.say(stop=stop)
+    failure = await stage.controller.failure_of(f"{TRIALS}/2")
+    assert failure.cause == search_pb2.ATTEMPT_CAUSE_PAUSED
+    stage.controller.acknowledges = True
+    for report in list(stage.controller.reports):
+        key = getattr(report, str(report.WhichOneof("message"))).key
+        stage.controller.say(acknowledgement=pb.Acknowledgement(key=key))
+
+    again = _assignment(3, family, part)
+    again.fit_rungs.append(3)
+    again.checkpoint_sha256 = failure.checkpoint_sha256
+    stage.controller.say(assignment=again)
+    result = await stage.controller.result_of(f"{TRIALS}/3", within_s=60.0)
+    assert result.graph_sha256 == whole.graph_sha256
+    assert result.reference_sha256 == whole.reference_sha256
+    told: dict[str, list[pb.TrialProgress]] = {}
+    for report in stage.controller.reports:
+        if report.HasField("progress"):
+            told.setdefault(report.progress.key.trial[-1], []).append(report.progress)
+    assert (told["2"][0].finished_folds, told["2"][0].fit_rung) == (0, 9)
+    assert [(p.finished_folds, p.fit_rung) for p in told["3"][:2]] == [(0, 3), (1, 0)]
+    assert [p.score for p in told["3"][1:]] == [p.score for p in told["1"]]
+
+
 async def test_the_host_has_one_thread_and_no_grpc(stage: Stage, host: HostProcess) -> None:
     process = psutil.Process(host.pid)
     assert process.num_threads() == 1

@@ -274,10 +274,10 @@ def _key(request: pb.OpenSessionRequest) -> pb.ReportKey:
     return key
 
 
-async def _put_off(stage: Stage, reason: str) -> pb.TrialFailure:
+async def _put_off(stage: Stage, reason: str, trick: str = "folds") -> pb.TrialFailure:
     """What a trial that has fitted a fold leaves when it is stopped for this reason."""
     await stage.controller.connected()
-    stage.controller.say(assignment=assignment("1", [("trick", "folds")]))
+    stage.controller.say(assignment=assignment("1", [("trick", trick)]))
     folds = stage.folder / "work" / "t1"
     await _until(lambda: [f for f in folds.glob("trial-*/folds/*.npz") if f.stat().st_size])
     if reason == "PREEMPTED":
@@ -302,6 +302,18 @@ async def test_a_trial_that_is_put_off_leaves_its_folds_and_goes_on_from_them(
     stage.controller.say(assignment=again)
     result = await stage.controller.result_of(T2)
     assert result.score == 0.25
+
+
+async def test_a_trial_that_is_put_off_within_a_fit_leaves_its_state(
+    stage: Stage, host: HostProcess
+) -> None:
+    host.order("start", **stage.start())
+    failure = await _put_off(stage, "NO_POTENTIAL", trick="fit")
+    assert (failure.checkpoint_folds, failure.checkpoint_steps) == (0, 12)
+    again = assignment("2", [("trick", "fit")])
+    again.checkpoint_sha256 = failure.checkpoint_sha256
+    stage.controller.say(assignment=again)
+    await stage.controller.result_of(T2)
 
 
 async def test_a_trial_whose_lease_is_taken_back_leaves_its_folds(
@@ -330,14 +342,15 @@ async def test_a_checkpoint_that_is_gone_costs_no_trial(stage: Stage, host: Host
     await stage.controller.result_of(T1)
 
 
+@pytest.mark.parametrize("within", [False, True])
 async def test_a_result_waits_for_the_word_on_its_last_rung(
-    stage: Stage, host: HostProcess
+    within: bool, stage: Stage, host: HostProcess
 ) -> None:
     host.order("start", **stage.start())
     await stage.controller.connected()
     stage.controller.acknowledges = False
-    message = assignment("1", [("trick", "none")])
-    message.rungs.append(1)
+    message = assignment("1", [("trick", "within" if within else "none")])
+    (message.fit_rungs if within else message.rungs).append(3 if within else 1)
     stage.controller.say(assignment=message)
     await stage.controller.told("progress", T1)
     await asyncio.sleep(1.0)

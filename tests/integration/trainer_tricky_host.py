@@ -23,7 +23,10 @@ def trial(job: TrialJob, folder: Path, report: Callable[[Progress], None]) -> Fi
     choices = dict(job.choices)
     trick = choices["trick"]
     print(f"trick {trick}", flush=True)
-    report(Progress(finished_folds=1, fold_count=2, score=0.5))
+    if trick in ("fit", "within"):
+        report(Progress(finished_folds=0, fold_count=2, score=0.6, fit_rung=3))
+    else:
+        report(Progress(finished_folds=1, fold_count=2, score=0.5))
     if trick == "sleep":
         time.sleep(float(choices["seconds"]))
     elif trick == "spin":
@@ -40,8 +43,9 @@ def trial(job: TrialJob, folder: Path, report: Callable[[Progress], None]) -> Fi
         os.abort()
     elif trick == "orphan":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    elif trick == "folds":
-        fold = folder / FOLDS_DIR / "fold-001.npz"
+    elif trick in ("folds", "fit"):
+        name = "fold-001.npz" if trick == "folds" else "fit-000012.npz"
+        fold = folder / FOLDS_DIR / name
         if not fold.exists():
             fold.parent.mkdir()
             fold.write_bytes(b"a fitted fold")

@@ -20,7 +20,9 @@ from allotment_learn.preparation import (
     fit_preparation,
 )
 from allotment_learn.splits import group_numbers
+from allotment_learn.stages import Stages
 from allotment_learn.task import Floats, Integers, TaskKind, TrialTask
+from allotment_search.halving import SCALES
 from allotment_search.pipeline import Component
 
 LIBRARY_ERRORS: tuple[type[Exception], ...] = (
@@ -79,12 +81,34 @@ class FoldModel:
         return placed
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Looks:
+    """Who looks at a fold's model while it is fitted, as `Stages` say; `begun`: the state that the
+    fit goes on from."""
+
+    rungs: tuple[int, ...]
+    look: Callable[[int, int, FoldModel, Saved | None], None]
+    begun: Saved | None = None
+
+    def stages(self, family: str, whole: Callable[[Fitted], FoldModel]) -> Stages | None:
+        """None: the family's fits are not counted in steps."""
+        scale = SCALES.get(family)
+        if scale is None:
+            return None
+
+        def look(rung: int, done: int, fitted: Fitted, state: Saved | None) -> None:
+            self.look(rung, done, whole(fitted), state)
+
+        return Stages(scale, self.rungs, look, self.begun)
+
+
 def fit_fold(
     task: TrialTask,
     features: Features,
     rows: Integers,
     out_of_time: Callable[[], bool],
     saved: Saved | None = None,
+    looks: Looks | None = None,
 ) -> FoldModel:
     """Fits on the given rows of the task. `saved`: what the model was that was fitted on them
     before; then only the preparation, which is cheap and has no choice, is fitted again.
@@ -117,6 +141,10 @@ def fit_fold(
     )
     prepared = _prepare(task, labelled)
     preparation = prepared.preparation
+
+    def whole(fitted: Fitted) -> FoldModel:
+        return FoldModel(preparation, fitted, len(task.classes), present, log_target)
+
     training = Training(
         matrix=prepared.matrix,
         target=target,
@@ -127,6 +155,7 @@ def fit_fold(
         seed=task.seed,
         threads=task.threads,
         out_of_time=out_of_time,
+        stages=None if looks is None else looks.stages(pipeline.family, whole),
     )
     if class_count == 1:
         fitted = constant.always(np.ones(1))
@@ -136,7 +165,7 @@ def fit_fold(
         fitted = restore(training, saved)
     else:
         fitted = fit(training)
-    return FoldModel(preparation, fitted, len(task.classes), present, log_target)
+    return whole(fitted)
 
 
 def _component(task: TrialTask, slot: str, default: str) -> Component:

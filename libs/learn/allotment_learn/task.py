@@ -54,12 +54,14 @@ class TrialTask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
     """Sent after each fitted fold; `score` is of the rows validated so far, by the task's
-    metric."""
+    metric. With a `fit_rung` n it is sent within the first fold, when one n-th of its fit's steps
+    is done: the score is the model's so far on that fold's rows."""
 
     finished_folds: int
     fold_count: int
     score: float
     fit_s: float
+    fit_rung: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from allotment_learn import fold_files, metrics, splits
 from allotment_learn.averaging import average, known_classes
 from allotment_learn.errors import DeadlineReached, NotANumber, TrainingRefused
 from allotment_learn.features import Features
-from allotment_learn.folds import LIBRARY_ERRORS, FoldModel, fit_fold, reads_dates
+from allotment_learn.first_fit import FirstFit
+from allotment_learn.folds import LIBRARY_ERRORS, FoldModel, Looks, fit_fold, reads_dates
 from allotment_learn.forms import Saved
 from allotment_learn.graph.writer import write_graph
 from allotment_learn.quirks import reference_rows
@@ -39,12 +40,14 @@ def run_trial(
     report: Callable[[FoldReport], None],
     monotonic: Callable[[], float] = time.monotonic,
     folds_dir: Path | None = None,
+    fit_rungs: tuple[int, ...] = (),
 ) -> TrialOutcome:
     """Fits fold by fold, reports after each, writes model.onnx, reference.npz and predictions.npz
     to `out_dir`.
 
     `folds_dir`: fitted folds are kept there, and those that lie there already are not fitted
-    again; the outcome is the same, bit by bit.
+    again; the outcome is the same, bit by bit. `fit_rungs`: reports within the first fold too,
+    when one n-th of its boosting rounds or epochs is done, for each of these n, descending.
 
     Raises:
         InvalidArgument: the task contradicts itself, or names what is not known here.
@@ -60,7 +63,7 @@ def run_trial(
         # mean.
         warnings.simplefilter("ignore")
         with np.errstate(all="ignore"):
-            return _run(task, out_dir, report, monotonic, folds_dir)
+            return _run(task, out_dir, report, monotonic, folds_dir, fit_rungs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +78,7 @@ def _run(
     report: Callable[[FoldReport], None],
     monotonic: Callable[[], float],
     folds_dir: Path | None,
+    fit_rungs: tuple[int, ...],
 ) -> TrialOutcome:
     started = monotonic()
     earlier_s = 0.0
@@ -83,32 +87,69 @@ def _run(
     positive = _positive(task)
     models: list[FoldModel] = []
     pieces: list[_Validated] = []
+
+    def spent_s() -> float:
+        return earlier_s + first.earlier_s + monotonic() - started
+
+    def tell(score: float, fit_rung: int = 0) -> None:
+        report(
+            FoldReport(
+                finished_folds=len(models),
+                fold_count=len(folds),
+                score=score,
+                fit_s=spent_s(),
+                fit_rung=fit_rung,
+            )
+        )
+
+    def score_so_far(model: FoldModel) -> float:
+        rows = folds[0][1]
+        found = model.predict(features.take(rows))
+        if not np.isfinite(found).all():
+            return np.nan
+        return _score(task, task.metric, _join([_Validated(rows, found)]), positive)
+
+    first = FirstFit(
+        task, fit_rungs, folds_dir, score_so_far, lambda rung, score: tell(score, rung), monotonic
+    )
     for train, validation in folds:
-        known = folds_dir and fold_files.read_fold(folds_dir, task, len(models) + 1)
+        known = fold_files.read_fold(folds_dir, task, len(models) + 1) if folds_dir else None
         begun = monotonic()
-        saved = known.saved if known else None
-        model = _fit(task, features, train, monotonic, len(models), len(folds), saved)
+        saved = None if known is None else known.saved
+        looks = None if models else first.looks(known)
+        model = _fit(task, features, train, monotonic, len(models), len(folds), saved, looks)
         models.append(model)
-        if known:
+        if known is not None:
             earlier_s += known.fit_s - (monotonic() - begun)
         elif folds_dir is not None:
-            _keep(folds_dir, task, models, monotonic() - begun)
-        predictions = _predict(model, features.take(validation))
-        pieces.append(_Validated(validation, predictions))
+            _keep(folds_dir, task, models, monotonic() - begun, first)
+        pieces.append(_Validated(validation, _predict(model, features.take(validation))))
         validated = _join(pieces)
         score = _score(task, task.metric, validated, positive)
-        fit_s = earlier_s + monotonic() - started
-        report(
-            FoldReport(finished_folds=len(models), fold_count=len(folds), score=score, fit_s=fit_s)
-        )
+        tell(score)
     if not np.isfinite(score):
         raise NotANumber(f"the score ({task.metric}) of {len(validated.rows)} rows is {score}")
+    fit_s = spent_s()
+    return _write(task, out_dir, features, models, validated, score=score, fit_s=fit_s)
+
+
+def _write(
+    task: TrialTask,
+    out_dir: Path,
+    features: Features,
+    models: list[FoldModel],
+    validated: _Validated,
+    *,
+    score: float,
+    fit_s: float,
+) -> TrialOutcome:
+    """The trial's files, and what it came to."""
     out_dir.mkdir(parents=True, exist_ok=True)
     graph_path, reference_path = out_dir / GRAPH_FILE, out_dir / REFERENCE_FILE
     graph_path.write_bytes(write_graph(task, features.sources, models))
     _write_reference(reference_path, task, features, validated.rows, models)
     weights = None if task.weights is None else task.weights[validated.rows]
-    truth = task.target[validated.rows]
+    truth, positive = task.target[validated.rows], _positive(task)
     predictions_path = out_dir / PREDICTIONS_FILE
     np.savez(
         predictions_path,
@@ -125,7 +166,7 @@ def _run(
         graph_path=graph_path,
         reference_path=reference_path,
         predictions_path=predictions_path,
-        fold_count=len(folds),
+        fold_count=len(models),
         validation_row_count=len(validated.rows),
     )
 
@@ -196,6 +237,7 @@ def _fit(
     finished: int,
     fold_count: int,
     saved: Saved | None,
+    looks: Looks | None,
 ) -> FoldModel:
     def out_of_time() -> bool:
         return task.deadline_monotonic is not None and monotonic() >= task.deadline_monotonic
@@ -205,17 +247,23 @@ def _fit(
             f"the deadline came after {finished} of {fold_count} folds", folds=str(finished)
         )
     try:
-        return fit_fold(task, features, train, out_of_time, saved)
+        return fit_fold(task, features, train, out_of_time, saved, looks)
     except LIBRARY_ERRORS as error:
         raise TrainingRefused(
             f"{task.pipeline.family} can't be fitted on {len(train)} rows: {clip(str(error), 400)}"
         ) from error
 
 
-def _keep(folds_dir: Path, task: TrialTask, models: list[FoldModel], fit_s: float) -> None:
-    save = models[-1].fitted.save
+def _keep(
+    folds_dir: Path, task: TrialTask, models: list[FoldModel], fit_s: float, first: FirstFit
+) -> None:
+    save, told = models[-1].fitted.save, {}
+    if len(models) == 1:
+        fit_s, told = fit_s + first.earlier_s, first.told
     if save is not None and fit_s >= fold_files.LEAST_FIT_S:
-        fold_files.write_fold(folds_dir, task, len(models), save(), fit_s)
+        fold_files.write_fold(folds_dir, task, len(models), save(), fit_s, told)
+    if len(models) == 1:
+        fold_files.forget_fit(folds_dir)
 
 
 def _predict(model: FoldModel, features: Features) -> Floats:

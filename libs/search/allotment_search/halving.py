@@ -3,15 +3,63 @@
 After Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020), algorithm 2,
 with two differences: a trial that is among the best of its rung goes on at once, and what is not
 is put off, not given up: it goes on when it comes among the best as more trials reach the rung, or
-when nothing better is left to do. Resources are folds. Everything is a pure function of losses and
-seeds.
+when nothing better is left to do. Resources are folds, and within the first of them the
+boosting rounds or epochs of its fit. Everything is a pure function of losses and seeds.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 _MIX = 0xD1B54A32D192ED03
+FOLDS = "folds"
+
+Amount = Fraction | int
+"""Whole folds as an int; a Fraction is that share of the steps of the first fold's fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a family's fits are counted in. Within a fit, trials of one unit alone are compared."""
+
+    unit: str
+    least: int
+    """A fit is not judged after fewer steps."""
+
+    def step_at(self, fit_rung: int, steps: int) -> int:
+        """After how many of a fit's steps one `fit_rung`-th of them is done; 0: those are too few
+        to tell anything, or all."""
+        step = -(-steps // fit_rung)
+        return step if self.least <= step < steps else 0
+
+
+SCALES: Mapping[str, Scale] = {
+    "hist_gradient_boosting": Scale("rounds", 10),
+    "lightgbm": Scale("rounds", 10),
+    "mlp": Scale("epochs", 3),
+}
+"""Families whose fits are judged before their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Where trials are compared with each other."""
+
+    amount: Amount
+    unit: str = FOLDS
+
+    @classmethod
+    def of(cls, family: str, amount: Amount) -> "Level | None":
+        """Where a trial of this family stands; None: such trials are not judged there."""
+        if amount >= 1:
+            return cls(amount)
+        scale = SCALES.get(family)
+        return None if scale is None else cls(amount, scale.unit)
+
+    def holds(self, family: str) -> bool:
+        """Whether trials of this family are compared here."""
+        return self == Level.of(family, self.amount)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +75,21 @@ class Halving:
     audit_share: float = 0.05
     """Trials that run to their end whatever their rank: they show what is lost."""
     least_saving_s: float = 0.2
-    """A trial whose other folds are expected to take less is not worth putting off."""
+    """A trial whose other folds are expected to take less is not worth putting off; nor is one
+    within its first fit where the rest of that fit is expected to."""
+    fit_rung_count: int = 2
+    """Rungs within the first fit; 0: whole folds alone."""
 
     def __post_init__(self) -> None:
-        if self.eta < 2 or not 0.0 <= self.audit_share <= 1.0:
-            raise ValueError("eta has to be at least 2, the share of audits within 0 and 1")
+        if (
+            self.eta < 2
+            or not 0.0 <= self.audit_share <= 1.0
+            or self.fit_rung_count not in (0, 1, 2)
+        ):
+            raise ValueError(
+                "eta has to be at least 2, the share of audits within 0 and 1, "
+                "the number of rungs within a fit 0 to 2"
+            )
 
     def rungs(self, fold_count: int) -> tuple[int, ...]:
         """The numbers of finished folds at which a trial is judged: 1, 3 of 8."""
@@ -40,6 +98,17 @@ class Halving:
             rungs.append(folds)
             folds *= self.eta
         return tuple(rungs)
+
+    @property
+    def fit_rungs(self) -> tuple[int, ...]:
+        """The first fit is judged when one n-th of its steps is done, for each of these n: 9, 3."""
+        return tuple(self.eta**power for power in range(self.fit_rung_count, 0, -1))
+
+    def levels(self, fold_count: int) -> tuple[Level, ...]:
+        """All places at which trials may be compared, the lowest first."""
+        units = sorted({scale.unit for scale in SCALES.values()})
+        within = [Level(Fraction(1, n), unit) for n in self.fit_rungs for unit in units]
+        return (*within, *map(Level, self.rungs(fold_count)))
 
     def places(self, reached: int) -> int:
         """How many of those that reached a rung go on."""

@@ -20,6 +20,8 @@ FAMILIES = (
     "lightgbm",
 )
 
+_FIT_RUNG_LIMIT = 8
+
 
 def made_up_score(assignment: session_pb2.Assignment) -> float:
     """0 to 1, by the derivation alone; the constant predictor has 1."""
@@ -43,8 +45,8 @@ class Manners:
     outcome: Callable[[session_pb2.Assignment], session_pb2.TrialFailure | None] = lambda a: None
     score: Callable[[session_pb2.Assignment], float] = made_up_score
     fold_count: int = 0
-    """It reports so many folds, each with the final score, and waits at rungs as trainers do;
-    0: one of two, with 0.5."""
+    """It reports so many folds and the rungs within the first, each with the final score, and waits
+    at rungs as trainers do; 0: one fold of two, with 0.5."""
     predictions_sha256: Callable[[session_pb2.Assignment], str] = lambda a: "2" * 64
     """Of a blob that is there, or not."""
     hang: bool = False
@@ -168,31 +170,39 @@ class PretendTrainer:
         if not self._manners.fold_count or stop.reason != "NO_POTENTIAL":
             return
         folds = self._folds[stop.trial]
-        name = hashlib.sha256(f"{stop.trial} {folds}".encode()).hexdigest()
-        failure = session_pb2.TrialFailure(
-            cause=search_pb2.ATTEMPT_CAUSE_PAUSED, checkpoint_sha256=name, checkpoint_folds=folds
-        )
+        failure = session_pb2.TrialFailure(cause=search_pb2.ATTEMPT_CAUSE_PAUSED)
+        if folds:
+            name = hashlib.sha256(f"{stop.trial} {folds}".encode()).hexdigest()
+            failure.checkpoint_sha256, failure.checkpoint_folds = name, folds
         failure.key.trial, failure.key.trial_epoch = stop.trial, stop.trial_epoch
-        failure.key.sequence = self._manners.fold_count + 3
+        failure.key.sequence = _FIT_RUNG_LIMIT + self._manners.fold_count + 3
         self._send(session_pb2.OpenSessionRequest(failure=failure))
 
     async def _fold_by_fold(self, assignment: session_pb2.Assignment) -> None:
-        score = self._manners.score(assignment)
+        resumed = bool(assignment.checkpoint_sha256 and self._folds.get(assignment.trial, 0))
+        for place, fit_rung in enumerate(() if resumed else assignment.fit_rungs):
+            await self._tell(assignment, 2 + place, 0, fit_rung)
         # As trainers do: folds that come out of a checkpoint are reported like fitted ones.
         for fold in range(1, self._manners.fold_count + 1):
-            progress = session_pb2.TrialProgress(
-                key=self._key(assignment, fold + 1),
-                finished_folds=fold,
-                fold_count=self._manners.fold_count,
-                score=score,
-            )
-            report = session_pb2.OpenSessionRequest(progress=progress)
-            self._send(report)
-            if fold in assignment.rungs:
-                self._folds[assignment.trial] = fold
-                while report in self._unacknowledged:  # noqa: ASYNC110 (a test's trainer)
-                    await asyncio.sleep(0.001)
-            await asyncio.sleep(0)
+            await self._tell(assignment, _FIT_RUNG_LIMIT + 1 + fold, fold, 0)
+
+    async def _tell(
+        self, assignment: session_pb2.Assignment, sequence: int, fold: int, fit_rung: int
+    ) -> None:
+        progress = session_pb2.TrialProgress(
+            key=self._key(assignment, sequence),
+            finished_folds=fold,
+            fold_count=self._manners.fold_count,
+            score=self._manners.score(assignment),
+            fit_rung=fit_rung,
+        )
+        report = session_pb2.OpenSessionRequest(progress=progress)
+        self._send(report)
+        if fit_rung or fold in assignment.rungs:
+            self._folds[assignment.trial] = fold
+            while report in self._unacknowledged:  # noqa: ASYNC110 (a test's trainer)
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
 
     async def _train(self, assignment: session_pb2.Assignment) -> None:
         if self._manners.hang:
@@ -204,7 +214,7 @@ class PretendTrainer:
             await asyncio.sleep(self._manners.train_s)
             self._running.pop((assignment.trial, assignment.trial_epoch), None)
             result = self._result(assignment)
-            result.key.sequence = self._manners.fold_count + 2
+            result.key.sequence = _FIT_RUNG_LIMIT + self._manners.fold_count + 2
             self._send(session_pb2.OpenSessionRequest(result=result))
             return
         key = (assignment.trial, assignment.trial_epoch)

@@ -66,7 +66,9 @@ async def build(
         export_limit=config.export_limit,
         trial_limit_s=config.trial_limit_s,
         halving=Halving(
-            grace=config.early_stopping_grace, least_saving_s=config.early_stopping_saving_s
+            grace=config.early_stopping_grace,
+            least_saving_s=config.early_stopping_saving_s,
+            fit_rung_count=config.early_stopping_fit_rungs,
         ),
         sampling=sampling,
     )

@@ -25,7 +25,11 @@ class ControllerConfig:
     early_stopping_grace: int = 6
     """Trials that have to be finished before any is put off."""
     early_stopping_saving_s: float = 0.2
-    """A trial whose other folds are expected to take less than these seconds is not put off."""
+    """A trial whose other folds are expected to take less than these seconds is not put off; within
+    its first fit neither one where the rest of that fit is."""
+    early_stopping_fit_rungs: int = 2
+    """How often a trial of boosting rounds or epochs is judged within its first fit: 2 is after a
+    ninth and a third of them, 0 after whole folds alone."""
     trial_limit_s: float = 3600.0
     """Seconds that a trial may take where the experiment's deadline is not nearer."""
     sampler: str = "tpe"

@@ -89,7 +89,11 @@ def _key(message: session_pb2.ReportKey) -> ReportKey:
 
 def _progress(message: session_pb2.TrialProgress) -> Progress:
     score = message.score if message.HasField("score") else None
-    return Progress(_key(message.key), message.finished_folds, message.fold_count, score)
+    if message.fit_rung and (message.fit_rung < 2 or message.finished_folds):
+        raise _invalid("progress.fit_rung", "is a share of the first fold's fit: 2 or more")
+    return Progress(
+        _key(message.key), message.finished_folds, message.fold_count, score, message.fit_rung
+    )
 
 
 def _result(message: session_pb2.TrialResult) -> Result:
@@ -135,6 +139,7 @@ def _failure(message: session_pb2.TrialFailure) -> Failure:
         message.log_tail,
         message.checkpoint_sha256,
         message.checkpoint_folds,
+        message.checkpoint_steps,
     )
 
 
@@ -195,7 +200,8 @@ def _assignment(value: Assign, now: datetime) -> session_pb2.Assignment:
         seed=training_seed(plan, trial),
         deadline=convert.timestamp(value.deadline),
         server_time=convert.timestamp(now),
-        rungs=value.rungs,
+        rungs=[rung.numerator for rung in value.rungs if rung >= 1],
+        fit_rungs=[rung.denominator for rung in value.rungs if rung < 1],
         checkpoint_sha256=trial.checkpoint_sha256,
     )
 

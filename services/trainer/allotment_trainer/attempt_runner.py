@@ -29,6 +29,7 @@ class Kept:
 
     checkpoint_sha256: str = ""
     folds: int = 0
+    steps: int = 0
 
 
 async def _at_once() -> None:
@@ -127,8 +128,8 @@ class AttemptRunner:
                 archive = await asyncio.to_thread(checkpoints.pack, folder)
                 if archive is None:
                     return Kept()
-                owner = checkpoints.owner_of(job.trial)
-                return Kept(await self._blobs.put(archive, owner), checkpoints.count(folder))
+                sha256 = await self._blobs.put(archive, checkpoints.owner_of(job.trial))
+                return Kept(sha256, *checkpoints.count(folder))
         except (AllotmentError, TimeoutError, OSError) as error:
             log.info("checkpoint not kept", extra={"trial": job.trial, "error": str(error)})
             return Kept()

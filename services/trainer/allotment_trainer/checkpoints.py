@@ -9,7 +9,7 @@ from pathlib import Path
 from allotment_core.names import CheckpointName, TrialName
 
 FOLDS_DIR = "folds"
-"""Within a trial's folder: what `allotment_learn` keeps of each fitted fold."""
+"""Within a trial's folder: what `allotment_learn` keeps of fitted folds and of a fit's state."""
 ARCHIVE_FILE = "checkpoint.zip"
 ARCHIVE_LIMIT_BYTES = 1 << 30
 """What is larger takes longer to store than to fit again."""
@@ -39,10 +39,15 @@ def pack(folder: Path) -> Path | None:
     return archive
 
 
-def count(folder: Path) -> int:
-    """The number of the last fold that lies whole in a trial's folder."""
-    names = sorted(file.stem for file in (folder / FOLDS_DIR).glob("*.npz"))
-    return int(names[-1].rpartition("-")[2]) if names else 0
+def count(folder: Path) -> tuple[int, int]:
+    """The number of the last fold that lies whole in a trial's folder, and of how many steps of the
+    first fold's fit a state does."""
+    folds, steps = (
+        max((int(file.stem.removeprefix(kind)) for file in files), default=0)
+        for kind in ("fold-", "fit-")
+        for files in [(folder / FOLDS_DIR).glob(f"{kind}*.npz")]
+    )
+    return folds, steps
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -41,10 +41,13 @@ def run(job: TrialJob, folder: Path, report: Callable[[Progress], None]) -> Fini
                 finished_folds=fold.finished_folds,
                 fold_count=fold.fold_count,
                 score=fold.score if np.isfinite(fold.score) else None,
+                fit_rung=fold.fit_rung,
             )
         )
 
-    outcome = run_trial(task_of(job), folder, after_fold, folds_dir=folder / FOLDS_DIR)
+    outcome = run_trial(
+        task_of(job), folder, after_fold, folds_dir=folder / FOLDS_DIR, fit_rungs=job.fit_rungs
+    )
     return Finished(
         score=outcome.score,
         metrics=dict(outcome.metrics),

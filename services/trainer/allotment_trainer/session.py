@@ -269,7 +269,7 @@ class Session:
 
     async def _judged(self, job: TrialJob) -> None:
         """Returns when every rung that the trial has told of was answered: it goes on."""
-        while self._outbox.awaits(job.attempt, job.rungs):
+        while self._outbox.awaits(job.attempt, job.rungs, job.fit_rungs):
             self._acknowledged.clear()
             await self._acknowledged.wait()
 
@@ -305,6 +305,7 @@ def _stopped(reason: str, kept: Kept) -> Failure:
         message="the trial was stopped",
         checkpoint_sha256=kept.checkpoint_sha256,
         checkpoint_folds=kept.folds,
+        checkpoint_steps=kept.steps,
     )
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from allotment_controller.adapters.codec import trial_fields_from_json, trial_to_json
 from allotment_controller.domain.creation import Wish, make_plan
 from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
 from allotment_controller.domain.ledger import Edit, Ledger
@@ -19,7 +21,7 @@ from allotment_controller.domain.task import TaskType
 from allotment_controller.domain.trial import AttemptCause, Trial, TrialResult, TrialState
 from allotment_core.names import ExperimentName, LeaseName, VersionName
 from allotment_search import Grammar
-from allotment_search.halving import Halving
+from allotment_search.halving import SCALES, Halving, Level
 from allotment_testkit.clock import ManualClock
 
 GRAMMAR = Grammar.load("tabular")
@@ -37,9 +39,15 @@ class Search:
     """One experiment with one trainer that takes no time."""
 
     def __init__(
-        self, rule: Halving = RULE, loss: Callable[[Trial], float] = made_up, **wish: Any
+        self,
+        rule: Halving = RULE,
+        loss: Callable[[Trial], float] = made_up,
+        within: bool = False,
+        **wish: Any,
     ) -> None:
         self.rule, self.loss = rule, loss
+        self.within = within
+        """It tells of rungs within the first fit, too."""
         self.clock = ManualClock()
         self.ledger = Ledger(Experiment(name=NAME, plan=self._plan(**wish), revision=1))
         self.policy = Policy(grammar=GRAMMAR, slot_count=1, halving=rule)
@@ -57,8 +65,9 @@ class Search:
         self.seat.connect()
         self.seat.unsure = False
         self.fitted_folds = 0
+        self.fold_count = self.ledger.experiment.plan.split.fit_count
 
-    def _plan(self, trial_count: int = 40, **wish: Any) -> Any:
+    def _plan(self, trial_count: int = 40, time_column: str = "", **wish: Any) -> Any:
         columns = tuple(ColumnView(name=n, type="numeric", ignored=False) for n in "aby")
         table = TableView(version=VERSION, row_count=3000, columns=columns, warnings=(), table=b"")
         target = TargetView(
@@ -75,7 +84,7 @@ class Search:
             ignored_columns=(),
             weight_column="",
             group_column="",
-            time_column="",
+            time_column=time_column,
             families=(),
             **wish,
         )
@@ -96,10 +105,12 @@ class Search:
             self.ledger.absorb(change)
         return effects
 
-    def tell_fold(self, number: int, fold: int, score: float | None) -> Trial:
+    def tell_fold(self, number: int, fold: int, score: float | None, fit_rung: int = 0) -> Trial:
         def alter(edit: Edit, effects: Effects) -> None:
             trial = self.ledger.trials[number]
-            told = trial.progressed(trial.last_sequence + 1, fold, 8, score, edit.now)
+            told = trial.progressed(
+                trial.last_sequence + 1, fold, self.fold_count, score, edit.now, fit_rung
+            )
             edit.put_trial(told)
             edit.put_trial(judged(edit, told, self.rule))
 
@@ -109,7 +120,14 @@ class Search:
     def train(self, number: int) -> None:
         """All folds, or until it is put off."""
         trial = self.ledger.trials[number]
-        for fold in range(trial.checkpoint_folds + 1, 9):
+        rungs = rungs_of(self.ledger.experiment.plan, trial, self.rule)
+        for rung in rungs if self.within and not trial.checkpoint_folds else ():
+            if rung < 1:
+                trial = self.tell_fold(number, 0, self.loss(trial), rung.denominator)
+            if trial.state in (TrialState.PAUSED, TrialState.CANCELLED):
+                self.step()
+                return
+        for fold in range(trial.checkpoint_folds + 1, self.fold_count + 1):
             self.fitted_folds += 1
             trial = self.tell_fold(number, fold, self.loss(trial))
             if trial.state is not TrialState.RUNNING:
@@ -120,7 +138,7 @@ class Search:
             return
 
         def alter(edit: Edit, effects: Effects) -> None:
-            result = TrialResult(score=self.loss(trial), metrics={}, fit_s=0.1, fold_count=8)
+            result = TrialResult(score=self.loss(trial), metrics={}, fit_s=0.1, fold_count=1)
             done = trial.succeeded(trial.last_sequence + 1, result, {}, edit.now)
             edit.put_trial(done)
             edit.put_trial(improved(edit, done))
@@ -257,6 +275,73 @@ def test_a_score_that_is_not_there_puts_nothing_off() -> None:
     assert after.loss_after(1, search.ledger.experiment.plan.spec.metric) is None
 
 
+def test_trials_are_put_off_within_their_first_fit_and_the_best_is_not() -> None:
+    whole, search = Search().run(), Search(within=True).run()
+    everyone = search.ledger.trials.values()
+    best = min((t for t in everyone if t.family != "constant"), key=made_up)
+    assert best.state is TrialState.SUCCEEDED
+    assert search.fitted_folds < whole.fitted_folds
+    within = [t for t in everyone if 0 < t.paused_at < 1]
+    assert within
+    assert {t.family for t in within} <= SCALES.keys()
+    assert {t.paused_at for t in within} <= {Fraction(1, 9), Fraction(1, 3)}
+    assert all(not t.finished_folds for t in within)
+
+
+def test_a_hold_out_is_judged_within_its_one_fit() -> None:
+    search = Search(within=True, time_column="a").run()
+    assert search.is_over
+    everyone = search.ledger.trials.values()
+    put_off = [t for t in everyone if t.state is TrialState.CANCELLED]
+    assert put_off
+    assert all(t.family in SCALES and 0 < t.paused_at < 1 for t in put_off)
+    assert search.fitted_folds == len(everyone) - len(put_off)
+
+
+def test_within_a_fit_trials_of_one_unit_alone_are_compared() -> None:
+    search = Search(within=True, trial_count=60).run()
+    at = Fraction(1, 9)
+    metric = search.ledger.experiment.plan.spec.metric
+    for unit in ("rounds", "epochs"):
+        told = {
+            (t.loss_after(at, metric), t.number)
+            for t in search.ledger.trials.values()
+            if t.family in SCALES and SCALES[t.family].unit == unit and t.fit_scores
+        }
+        assert told
+        assert set(search.ledger.rungs[Level(at, unit)]._reached) == told
+
+
+def test_what_was_put_off_within_a_fit_comes_back() -> None:
+    search = Search(within=True, loss=lambda t: made_up(t) + (5.0 if t.number > 20 else 0.0)).run()
+    came_back = [t for t in search.ledger.trials.values() if t.epoch > 1 and 9 in t.fit_scores]
+    assert any(t.fold_scores for t in came_back)
+    assert all(t.cleared_folds > 0 for t in came_back)
+
+
+def test_the_same_seed_puts_the_same_trials_off_within_their_fits() -> None:
+    one, two = Search(within=True).run(), Search(within=True).run()
+    assert one.ledger.trials == two.ledger.trials
+    again = Ledger(one.ledger.experiment, one.ledger.trials.values())
+    assert again.audit == one.ledger.audit
+    for level, rung in one.ledger.rungs.items():
+        assert again.rungs[level]._reached == rung._reached
+        assert again.rungs[level]._paused == rung._paused
+
+
+def test_audits_within_a_fit_run_to_their_end() -> None:
+    search = Search(replace(RULE, audit_share=1.0), within=True).run()
+    assert len(search.of(TrialState.SUCCEEDED)) == 40
+    held = [t for t in search.ledger.trials.values() if 0 < t.held_at < 1]
+    assert held
+
+
+def test_stored_trials_come_back_as_they_were() -> None:
+    for trial in Search(within=True).run().ledger.trials.values():
+        body = trial_fields_from_json(trial_to_json(trial))
+        assert replace(trial, **body) == trial
+
+
 class TestOneTrial:
     def trial(self) -> Trial:
         now = ManualClock().now()
@@ -273,7 +358,8 @@ class TestOneTrial:
     def test_it_is_judged_at_each_rung_once(self) -> None:
         plan = Search().ledger.experiment.plan
         trial = self.trial()
-        assert rungs_of(plan, trial, RULE) == (1, 3)
+        assert rungs_of(plan, trial, RULE) == (Fraction(1, 9), Fraction(1, 3), 1, 3)
+        assert rungs_of(plan, trial, replace(RULE, fit_rung_count=0)) == (1, 3)
         assert rungs_of(plan, trial.cleared(1), RULE) == (3,)
         now = ManualClock().now()
         paused = trial.progressed(2, 1, 8, 0.5, now).put_off(now)
@@ -290,6 +376,26 @@ class TestOneTrial:
         assert queued.kept("d" * 64, 4).checkpoint_sha256 == "d" * 64
         ended = queued.cancelled(now)
         assert ended.kept("e" * 64, 8) is ended
+
+    def test_before_the_first_fold_more_steps_of_its_fit_win(self) -> None:
+        kept = self.trial().kept("a" * 64, 0, 12)
+        assert (kept.checkpoint_folds, kept.checkpoint_steps) == (0, 12)
+        assert kept.kept("b" * 64, 0, 12) is kept
+        assert kept.kept("c" * 64, 0, 40).checkpoint_sha256 == "c" * 64
+        assert kept.kept("d" * 64, 1).checkpoint_steps == 0
+
+    def test_it_is_put_off_within_its_fit_where_it_was_told_of(self) -> None:
+        now = ManualClock().now()
+        paused = self.trial().progressed(2, 0, 8, 0.5, now, fit_rung=9).put_off(now)
+        assert (paused.waits_at, paused.finished_folds) == (Fraction(1, 9), 0)
+        again = paused.taken_up().assigned("tenants/t/leases/l", 1)
+        plan = Search().ledger.experiment.plan
+        assert rungs_of(plan, again, RULE) == (Fraction(1, 3), 1, 3)
+        lost = again.progressed(1, 0, 8, 0.4, now, fit_rung=3).ended_attempt(
+            AttemptCause.LOST, None, "", now
+        )
+        assert lost.reached == 0
+        assert lost.fit_scores == {9: 0.5, 3: 0.4}
 
     def test_late_reports_of_a_trial_that_was_put_off_are_void(self) -> None:
         now = ManualClock().now()

@@ -1,10 +1,12 @@
 """Early stopping: who goes on, who is put off, and who comes back."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allotment_search.halving import Audit, Halving, Rung
+from allotment_search.halving import SCALES, Audit, Halving, Level, Rung
 
 RULE = Halving()
 
@@ -14,6 +16,30 @@ def test_a_trial_of_eight_folds_is_judged_after_one_and_three() -> None:
     assert RULE.rungs(5) == (1, 3)
     assert RULE.rungs(3) == (1,)
     assert RULE.rungs(1) == ()
+
+
+def test_within_the_first_fit_it_is_judged_after_a_ninth_and_a_third() -> None:
+    assert RULE.fit_rungs == (9, 3)
+    assert Halving(fit_rung_count=0).fit_rungs == ()
+    levels = RULE.levels(8)
+    assert [level.amount for level in levels] == sorted(level.amount for level in levels)
+    assert Level(1) in levels
+    assert Level(Fraction(1, 9), "rounds") in levels
+
+
+def test_within_a_fit_a_family_is_compared_on_its_own_scale() -> None:
+    third = Fraction(1, 3)
+    assert Level.of("lightgbm", third) == Level.of("hist_gradient_boosting", third)
+    assert Level.of("mlp", third) != Level.of("lightgbm", third)
+    assert Level.of("linear", third) is None
+    assert Level.of("mlp", 1) == Level.of("linear", 1)
+
+
+def test_too_few_steps_tell_nothing() -> None:
+    assert [SCALES["lightgbm"].step_at(n, 100) for n in (9, 3)] == [12, 34]
+    assert [SCALES["lightgbm"].step_at(n, 40) for n in (9, 3)] == [0, 14]
+    assert [SCALES["mlp"].step_at(n, 15) for n in (9, 3)] == [0, 5]
+    assert SCALES["mlp"].step_at(3, 1) == 0
 
 
 def test_one_in_three_goes_on() -> None:

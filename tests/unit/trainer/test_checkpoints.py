@@ -22,9 +22,17 @@ def test_folds_come_back_as_they_were(tmp_path: Path) -> None:
     folds = {"fold-001.npz": b"one" * 100_000, "fold-003.npz": b"three"}
     archive = checkpoints.pack(_folder(tmp_path / "a", {**folds, "fold-004.tmp": b"half"}))
     assert archive is not None
-    assert checkpoints.count(tmp_path / "a") == 3
+    assert checkpoints.count(tmp_path / "a") == (3, 0)
     checkpoints.unpack(archive, tmp_path / "b")
     assert _folds(tmp_path / "b") == folds
+
+
+def test_the_state_of_a_fit_comes_back_too(tmp_path: Path) -> None:
+    archive = checkpoints.pack(_folder(tmp_path / "a", {"fit-000012.npz": b"state"}))
+    assert archive is not None
+    assert checkpoints.count(tmp_path / "a") == (0, 12)
+    checkpoints.unpack(archive, tmp_path / "b")
+    assert _folds(tmp_path / "b") == {"fit-000012.npz": b"state"}
 
 
 def test_the_same_folds_are_the_same_bytes(tmp_path: Path) -> None:
@@ -38,7 +46,7 @@ def test_the_same_folds_are_the_same_bytes(tmp_path: Path) -> None:
 
 def test_without_folds_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.pack(tmp_path) is None
-    assert checkpoints.count(tmp_path) == 0
+    assert checkpoints.count(tmp_path) == (0, 0)
     assert checkpoints.pack(_folder(tmp_path / "a", {})) is None
 
 

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from allotment_learn.errors import DeadlineReached
 from allotment_learn.families.training import Training
 from allotment_learn.forms import Fitted, Link, Saved, TreesForm
+from allotment_learn.stages import Stages
 from allotment_learn.task import Floats
 from allotment_learn.trees import of_hist_gradient_boosting
 
@@ -25,8 +27,41 @@ def fit(training: Training) -> Fitted:
     classifies = training.class_count > 0
     kind = HistGradientBoostingClassifier if classifies else HistGradientBoostingRegressor
     model = kind(**params)
+    if training.stages is not None:
+        _look_at(model, training, training.stages)
     model.fit(training.matrix, training.target, sample_weight=training.weights)
     return _fitted(training, model)
+
+
+def _look_at(model: Any, training: Training, stages: Stages) -> None:
+    """Prepares the fit: it will be looked at, and goes on from what was begun."""
+    rounds = model.max_iter
+    marks = stages.marks(rounds)
+
+    def score(fitting: Any, *_: Any, **__: Any) -> float:
+        """scikit-learn asks for a score after each round; it has no other way to look on."""
+        if training.out_of_time():
+            raise DeadlineReached("the deadline came while scikit-learn was boosting")
+        done = len(fitting._predictors)
+        if done in marks:
+            state = _save(fitting)
+            stages.look(marks[done], done, restore(training, state), state)
+        return 0.0
+
+    # Equal scores would end the fit, but for so much patience.
+    model.set_params(
+        early_stopping=True,
+        validation_fraction=None,
+        scoring=score,
+        n_iter_no_change=rounds + 1,
+    )
+    if stages.begun is not None:
+        # One round has the bins, the base and the seeds of the whole fit; the trees that there
+        # are take its place, and a warm start goes on behind them.
+        model.set_params(max_iter=1, warm_start=True)
+        model.fit(training.matrix, training.target, sample_weight=training.weights)
+        model._predictors = _predictors(model, stages.begun, training.output_count)
+        model.set_params(max_iter=rounds)
 
 
 def _save(model: Any) -> Saved:
@@ -44,6 +79,13 @@ def restore(training: Training, saved: Saved) -> Fitted:
     kind = HistGradientBoostingClassifier if training.class_count else HistGradientBoostingRegressor
     model = kind(max_iter=1, early_stopping=False, categorical_features=None)
     model.fit(*training.stand_in())
+    model._predictors = _predictors(model, saved, training.output_count)
+    model._baseline_prediction = saved["base"]
+    return _fitted(training, model)
+
+
+def _predictors(model: Any, saved: Saved, outputs: int) -> list[list[Any]]:
+    """The saved trees, as a fitted model of the same library holds them."""
     pattern = model._predictors[0][0]
     ends = np.cumsum(saved["node_counts"])
     predictors = [
@@ -54,10 +96,7 @@ def restore(training: Training, saved: Saved) -> Fitted:
         )
         for count, end in zip(saved["node_counts"], ends, strict=True)
     ]
-    outputs = training.output_count
-    model._predictors = [predictors[at : at + outputs] for at in range(0, len(ends), outputs)]
-    model._baseline_prediction = saved["base"]
-    return _fitted(training, model)
+    return [predictors[at : at + outputs] for at in range(0, len(ends), outputs)]
 
 
 def _fitted(training: Training, model: Any) -> Fitted:

@@ -40,15 +40,21 @@ def fit(training: Training) -> Fitted:
         training.matrix, training.target, weight=training.weights, free_raw_data=True
     )
 
-    def stop_in_time(_: Any) -> None:
+    rounds = training.integer("n_estimators", 100)
+    stages = training.stages
+    marks = stages.marks(rounds) if stages is not None else {}
+
+    def after_round(env: Any) -> None:
         if training.out_of_time():
             raise DeadlineReached("the deadline came while LightGBM was boosting")
+        done = env.iteration + 1
+        if stages is not None and done in marks:
+            # No state: scores that are added up anew and the bags of rows that its generators draw
+            # are not those of a fit that was never interrupted.
+            stages.look(marks[done], done, _fitted(training, env.model), None)
 
     booster = lightgbm.train(
-        _params(training),
-        data,
-        num_boost_round=training.integer("n_estimators", 100),
-        callbacks=[stop_in_time],
+        _params(training), data, num_boost_round=rounds, callbacks=[after_round]
     )
     return _fitted(training, booster)
 

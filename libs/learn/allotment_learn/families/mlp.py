@@ -10,7 +10,7 @@ from allotment_learn.families.training import Training
 from allotment_learn.forms import Fitted, Link, NetworkForm, Saved
 from allotment_learn.networks.layout import Layout
 from allotment_learn.networks.settings import Settings
-from allotment_learn.networks.spec import NetworkSpec
+from allotment_learn.networks.spec import Arrays, NetworkSpec
 
 NEEDED = ("torch", "safetensors", "onnxscript")
 _SPEC = "spec.json"
@@ -39,7 +39,12 @@ def fit(training: Training) -> Fitted:
     # Optional, and slow to import.
     from allotment_learn.networks.fitting import fit_network  # noqa: PLC0415
 
-    spec, arrays = fit_network(training, matrix, layout)
+    def glance(rung: int, done: int, spec: NetworkSpec, arrays: Arrays, state: Saved) -> None:
+        if training.stages is not None:
+            form = NetworkForm(spec, arrays, _link(training))
+            training.stages.look(rung, done, _fitted(form, training.threads), state)
+
+    spec, arrays = fit_network(training, matrix, layout, glance)
     return _fitted(NetworkForm(spec, arrays, _link(training)), training.threads)
 
 

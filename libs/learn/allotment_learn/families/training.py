@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment_learn.checkpoints import Pace
+from allotment_learn.stages import Stages
 from allotment_learn.task import Floats
 
 
@@ -26,6 +27,8 @@ class Training:
     out_of_time: Callable[[], bool]
     pace: Pace | None = None
     """For families that can pause between two steps; the others fit in one go."""
+    stages: Stages | None = None
+    """For families that are counted in steps: who looks at the model before its end."""
 
     @property
     def output_count(self) -> int:

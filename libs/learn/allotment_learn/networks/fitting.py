@@ -8,7 +8,7 @@ goes on from its checkpoint draws what it would have drawn.
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from allotment_learn.checkpoints import CheckpointDamaged, drive
 from allotment_learn.errors import DeadlineReached, NotANumber
 from allotment_learn.families.training import Training
+from allotment_learn.forms import Saved
 from allotment_learn.networks.layout import Layout, Singles
 from allotment_learn.networks.memory import memory_errors
 from allotment_learn.networks.modules import Network, arrays_of, draw_weights, loss_of
@@ -35,6 +36,7 @@ _ROWS_AT_ONCE = 8_192
 _CHECK_EVERY = 16
 _FEWEST_FOR_BATCHES = 4
 _LEAST_BATCH, _STEPS_PER_EPOCH = 16, 20
+_TEXT = "state.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +50,14 @@ class _Rows:
         return _Rows(self.matrix[rows], self.target[rows], weights)
 
 
-def fit_network(training: Training, matrix: Singles, layout: Layout) -> tuple[NetworkSpec, Arrays]:
-    """A whole fit, paced where the training says so.
+Glance = Callable[[int, int, NetworkSpec, Arrays, Saved], None]
+"""(rung, epochs done, the best network so far, the fit's state)."""
+
+
+def fit_network(
+    training: Training, matrix: Singles, layout: Layout, glance: Glance
+) -> tuple[NetworkSpec, Arrays]:
+    """A whole fit, paced where the training says so, and glanced at where it has stages.
 
     Raises: InvalidArgument, NotANumber, DeadlineReached, FitPaused, CheckpointDamaged, MemoryError.
     """
@@ -58,7 +66,20 @@ def fit_network(training: Training, matrix: Singles, layout: Layout) -> tuple[Ne
     torch.set_deterministic_debug_mode("error")
     with torch.random.fork_rng(devices=[]), memory_errors():
         fit = NetworkFit(training, matrix, layout)
-        drive(fit, training.pace)
+        stages = training.stages
+        if stages is None:
+            drive(fit, training.pace)
+            return fit.spec, fit.result()
+        marks = stages.marks(fit.epochs)
+        if stages.begun is not None:
+            try:
+                fit.take_up(stages.begun)
+            except CheckpointDamaged:
+                fit = NetworkFit(training, matrix, layout)
+        while not fit.is_done:
+            fit.advance()
+            if fit.step in marks and not fit.is_done:
+                glance(marks[fit.step], fit.step, fit.spec, fit.result_so_far(), fit.state())
     return fit.spec, fit.result()
 
 
@@ -87,6 +108,11 @@ class NetworkFit:
         self._best_loss = math.inf
         self._best = self._state()
         self._fingerprint = _fingerprint(training, matrix)
+
+    @property
+    def epochs(self) -> int:
+        """The most that it takes."""
+        return self._settings.epochs
 
     @property
     def step(self) -> int:
@@ -130,7 +156,38 @@ class NetworkFit:
             self._network.scale.fill_(self._scale)
         return arrays_of(self._network)
 
+    def result_so_far(self) -> Arrays:
+        """What `result` would give now; the fit goes on as if nothing had been asked."""
+        now = self._state()
+        arrays = self.result()
+        self._network.load_state_dict(now)
+        return arrays
+
+    def state(self) -> Saved:
+        """All that `take_up` needs."""
+        tensors, text = self._contents()
+        arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        return {**arrays, _TEXT: np.frombuffer(text.encode(), dtype=np.uint8)}
+
+    def take_up(self, state: Saved) -> None:
+        """Goes on from there. Raises: CheckpointDamaged."""
+        tensors = {n: torch.from_numpy(a.copy()) for n, a in state.items() if n != _TEXT}
+        self._enter(tensors, state[_TEXT].tobytes().decode() if _TEXT in state else "")
+
     def save(self, folder: Path) -> None:
+        write_state(folder, *self._contents())
+
+    def load(self, folder: Path) -> bool:
+        found = read_state(folder)
+        if found is None:
+            return False
+        self._enter(*found)
+        return True
+
+    def discard(self, folder: Path) -> None:
+        remove_state(folder)
+
+    def _contents(self) -> tuple[dict[str, Tensor], str]:
         numbers = {
             "fingerprint": self._fingerprint,
             "epoch": self._epoch,
@@ -142,13 +199,10 @@ class NetworkFit:
         tensors = {f"now.{name}": tensor for name, tensor in self._state().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         tensors |= {"adam.first": self._first, "adam.second": self._second}
-        write_state(folder, tensors, json.dumps(numbers, sort_keys=True))
+        return tensors, json.dumps(numbers, sort_keys=True)
 
-    def load(self, folder: Path) -> bool:
-        found = read_state(folder)
-        if found is None:
-            return False
-        tensors, text = found
+    def _enter(self, tensors: Mapping[str, Tensor], text: str) -> None:
+        """Raises: CheckpointDamaged."""
         try:
             numbers = json.loads(text)
             if numbers["fingerprint"] != self._fingerprint:
@@ -164,10 +218,6 @@ class NetworkFit:
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointDamaged(f"the checkpoint is not complete ({error})") from None
         self._best = best
-        return True
-
-    def discard(self, folder: Path) -> None:
-        remove_state(folder)
 
     def _update(self, batch: _Rows, epoch: float) -> None:
         """One step of AdamW on all weights at once: they are one vector."""

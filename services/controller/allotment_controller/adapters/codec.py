@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan, Refit
@@ -20,7 +21,7 @@ from allotment_controller.domain.task import (
 from allotment_controller.domain.trial import AttemptCause, Basis, Trial, TrialResult
 from allotment_core.names import VersionName
 from allotment_search import Choice, Derivation, TaskShape, Traits
-from allotment_search.halving import Audit
+from allotment_search.halving import Amount, Audit
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -152,16 +153,28 @@ def trial_to_json(trial: Trial) -> str:
             "start_time": to_us(trial.start_time),
             "end_time": to_us(trial.end_time),
             "fold_scores": trial.fold_scores,
-            "cleared_folds": trial.cleared_folds,
-            "paused_at": trial.paused_at,
-            "held_at": trial.held_at,
+            "fit_rung": trial.fit_rung,
+            "fit_scores": list(trial.fit_scores.items()),
+            "cleared_folds": _amount_to_json(trial.cleared_folds),
+            "paused_at": _amount_to_json(trial.paused_at),
+            "held_at": _amount_to_json(trial.held_at),
             "improved": trial.improved,
             "checkpoint_sha256": trial.checkpoint_sha256,
             "checkpoint_folds": trial.checkpoint_folds,
+            "checkpoint_steps": trial.checkpoint_steps,
             "spent_s": trial.spent_s,
             "create_revision": trial.create_revision,
         }
     )
+
+
+def _amount_to_json(amount: Amount) -> int | str:
+    """Whole folds as a number, a share of the first fit as "1/9"."""
+    return amount.numerator if amount.denominator == 1 else str(amount)
+
+
+def _amount(raw: int | str) -> Amount:
+    return raw if isinstance(raw, int) else Fraction(raw)
 
 
 def audit_to_json(audit: Audit) -> str:
@@ -188,6 +201,8 @@ def trial_fields_from_json(text: str) -> dict[str, Any]:
         "derivation": _derivation(raw["derivation"]),
         "basis": _basis(raw.get("basis")),
         "fold_scores": tuple(raw.get("fold_scores", ())),
+        "fit_scores": dict(raw.get("fit_scores", ())),
+        **{name: _amount(raw.get(name, 0)) for name in ("cleared_folds", "paused_at", "held_at")},
         "create_time": instant(raw["create_time"]),
         "attempts": {AttemptCause[name]: n for name, n in raw["attempts"].items()},
         "result": result,

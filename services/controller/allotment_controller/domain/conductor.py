@@ -197,7 +197,9 @@ class Conductor:
                 edit.put_trial(improved(edit, after))
             if trial is not None and isinstance(report, Failure):
                 trial = edit.trial(trial.number) or trial
-                kept = trial.kept(report.checkpoint_sha256, report.checkpoint_folds)
+                kept = trial.kept(
+                    report.checkpoint_sha256, report.checkpoint_folds, report.checkpoint_steps
+                )
                 if kept is not trial:
                     edit.put_trial(kept)
                 elif report.checkpoint_sha256 and not trial.is_open:

@@ -22,7 +22,7 @@ from allotment_search import (
     HistoryView,
     untried_defaults,
 )
-from allotment_search.halving import Audit, Halving, Rung
+from allotment_search.halving import Audit, Halving, Level, Rung
 
 _TIMINGS_KEPT = 40
 
@@ -65,8 +65,8 @@ class Ledger:
         self.mix = MixState()
         self.best_loss: float | None = None
         """Of all that succeeded."""
-        self.rungs = {n: Rung() for n in Halving().rungs(experiment.plan.split.fit_count)}
-        """Standings by the number of finished folds."""
+        self.rungs = {at: Rung() for at in Halving().levels(experiment.plan.split.fit_count)}
+        """Standings, the lowest level first."""
         self.audit = Audit()
         self._finished: Counter[str] = Counter()
         stored = sorted(trials, key=lambda t: t.number)
@@ -105,8 +105,8 @@ class Ledger:
 
     def _stand(self, known: Trial | None, trial: Trial) -> None:
         """Where a trial stands at the rungs, and what audits say."""
-        for folds, rung in self.rungs.items():
-            _place(rung, folds, known, trial, self.experiment.plan.spec.metric)
+        for level, rung in self.rungs.items():
+            _place(rung, level, known, trial, self.experiment.plan.spec.metric)
         self.audit = _counted(self.audit, known, trial)
 
     def is_past_defaults(self, grammar: Grammar, families: frozenset[str]) -> bool:
@@ -184,16 +184,16 @@ class Ledger:
                 self.contenders = {n: x for n, x in self.contenders.items() if x < loss}
 
 
-def _place(rung: Rung, folds: int, known: Trial | None, trial: Trial, metric: Metric) -> None:
+def _place(rung: Rung, level: Level, known: Trial | None, trial: Trial, metric: Metric) -> None:
     """Takes a trial's new place at a rung over. The constant predictor has none."""
-    loss = trial.loss_after(folds, metric)
-    if loss is None or trial.family == "constant":
+    loss = trial.loss_after(level.amount, metric)
+    if loss is None or trial.family == "constant" or not level.holds(trial.family):
         return
     entry = (loss, trial.number)
     rung.reach(entry)
-    if trial.waits_at == folds:
+    if trial.waits_at == level.amount:
         rung.pause(entry)
-    elif known is not None and known.waits_at == folds:
+    elif known is not None and known.waits_at == level.amount:
         rung.resume(entry)
 
 
@@ -287,27 +287,30 @@ class Edit:
         more = (t.is_open - (n in known) for n, t in self._trials.items())
         return len(known) + sum(more)
 
-    def rung(self, folds: int) -> Rung | None:
-        """The standings after that many folds, this edit's changes included."""
-        rung = self.ledger.rungs.get(folds)
-        if rung is None:
-            return None
+    def rung(self, level: Level) -> Rung | None:
+        """The standings there, this edit's changes included."""
+        rung = self.ledger.rungs.get(level)
+        return None if rung is None else self._as_changed(level, rung)
+
+    def rungs_from_top(self) -> Iterator[Rung]:
+        """The standings of all levels, this edit's changes included."""
+        for level, rung in reversed(self.ledger.rungs.items()):
+            yield self._as_changed(level, rung)
+
+    def _as_changed(self, level: Level, rung: Rung) -> Rung:
         metric = self.experiment.plan.spec.metric
         changed = [
             (known, trial)
             for trial in self._trials.values()
             if (known := self.ledger.trials.get(trial.number)) is None
-            or known.loss_after(folds, metric) != trial.loss_after(folds, metric)
+            or known.loss_after(level.amount, metric) != trial.loss_after(level.amount, metric)
             or known.waits_at != trial.waits_at
         ]
         if changed:
             rung = rung.copy()
             for known, trial in changed:
-                _place(rung, folds, known, trial, metric)
+                _place(rung, level, known, trial, metric)
         return rung
-
-    def rungs_from_top(self) -> list[int]:
-        return sorted(self.ledger.rungs, reverse=True)
 
     def ended_trials(self) -> list[Trial]:
         """Trials that end with this edit."""

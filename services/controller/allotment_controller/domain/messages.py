@@ -8,6 +8,7 @@ from allotment_controller.domain.experiment import Plan
 from allotment_controller.domain.task import Problem
 from allotment_controller.domain.trial import AttemptCause, Trial, TrialResult
 from allotment_core.names import ExperimentName, LeaseName, TrialName
+from allotment_search.halving import Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Progress:
     finished_folds: int
     fold_count: int
     score: float | None
+    fit_rung: int = 0
+    """Within the first fold: one n-th of its fit is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Failure:
     checkpoint_sha256: str = ""
     """Fitted folds to go on from; empty: none."""
     checkpoint_folds: int = 0
+    checkpoint_steps: int = 0
 
 
 Report = Started | Progress | Result | Failure
@@ -82,13 +86,13 @@ Report = Started | Progress | Result | Failure
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Train this. ``deadline``: fitting is ended at this instant. ``rungs``: after that many folds
-    the trial may be put off."""
+    """Train this. ``deadline``: fitting is ended at this instant. ``rungs``: where the trial may be
+    put off."""
 
     plan: Plan
     trial: Trial
     deadline: datetime
-    rungs: tuple[int, ...] = ()
+    rungs: tuple[Amount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,12 @@ def after_report(
     match report:
         case Progress():
             return trial.progressed(
-                sequence, report.finished_folds, report.fold_count, report.score, now
+                sequence,
+                report.finished_folds,
+                report.fold_count,
+                report.score,
+                now,
+                report.fit_rung,
             )
         case Result():
             return trial.succeeded(sequence, report.result, library_versions, now)

@@ -10,16 +10,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from fractions import Fraction
 
 from allotment_controller.domain.task import Metric, Problem
 from allotment_core.names import ExperimentName, TrialName
 from allotment_core.states import Moves
 from allotment_search import Derivation
+from allotment_search.halving import Amount
 
 STRIKE_LIMIT = 3
 LOG_TAIL_LIMIT = 4096
 FOLD_LIMIT = 100
 """Scores of more folds are not kept."""
+FIT_RUNG_LIMIT = 8
+"""Nor are those of more rungs within the first fit."""
 
 
 class TrialState(enum.Enum):
@@ -135,17 +139,23 @@ class Trial:
     end_time: datetime | None = None
     fold_scores: tuple[float | None, ...] = ()
     """After one fold, after two, ...: as first reported, over all attempts."""
-    cleared_folds: int = 0
-    """It was judged after that many folds, and goes on."""
-    paused_at: int = 0
-    """After how many folds it was put off; stays when it is cancelled meanwhile."""
-    held_at: int = 0
-    """It would have been put off after that many folds, and was spared by lot."""
+    fit_rung: int = 0
+    """Within the first fold: one n-th of its fit is done."""
+    fit_scores: Mapping[int, float | None] = field(default_factory=dict)
+    """By n, after one n-th of the first fit: as first reported, over all attempts."""
+    cleared_folds: Amount = 0
+    """It was judged after so much, and goes on."""
+    paused_at: Amount = 0
+    """After how much it was put off; stays when it is cancelled meanwhile."""
+    held_at: Amount = 0
+    """It would have been put off after so much, and was spared by lot."""
     improved: bool = False
     """It was spared, and was better than every trial before it."""
     checkpoint_sha256: str = ""
-    """A blob of fitted folds to go on from; empty: from the start."""
+    """A blob of fitted folds to go on from, or of a fit's state; empty: from the start."""
     checkpoint_folds: int = 0
+    checkpoint_steps: int = 0
+    """Of the first fold's fit, while no fold is fitted."""
     spent_s: float = 0.0
     """Wall seconds of earlier attempts."""
     create_revision: int = 0
@@ -186,14 +196,24 @@ class Trial:
             and sequence > self.last_sequence
         )
 
-    def loss_after(self, folds: int, metric: Metric) -> float | None:
+    @property
+    def reached(self) -> Amount:
+        """How far this attempt has come."""
+        if self.finished_folds or not self.fit_rung:
+            return self.finished_folds
+        return Fraction(1, self.fit_rung)
+
+    def loss_after(self, amount: Amount, metric: Metric) -> float | None:
         """None: it has not come so far, or had no score there."""
-        score = self.fold_scores[folds - 1] if folds <= len(self.fold_scores) else None
+        if isinstance(amount, int):
+            score = self.fold_scores[amount - 1] if amount <= len(self.fold_scores) else None
+        else:
+            score = self.fit_scores.get(amount.denominator)
         return None if score is None else metric.loss(score)
 
     @property
-    def waits_at(self) -> int:
-        """After how many folds it is put off now; 0: it is not."""
+    def waits_at(self) -> Amount:
+        """After how much it is put off now; 0: it is not."""
         return self.paused_at if self.state is TrialState.PAUSED else 0
 
     @property
@@ -224,10 +244,19 @@ class Trial:
         return self.started(sequence, now)
 
     def progressed(
-        self, sequence: int, finished: int, folds: int, score: float | None, now: datetime
+        self,
+        sequence: int,
+        finished: int,
+        folds: int,
+        score: float | None,
+        now: datetime,
+        fit_rung: int = 0,
     ) -> "Trial":
+        """After a fold; with a `fit_rung` n after one n-th of the first fit."""
         known = score if score is not None and math.isfinite(score) else None
-        scores = self.fold_scores
+        scores, fit_scores = self.fold_scores, self.fit_scores
+        if fit_rung and fit_rung not in fit_scores and len(fit_scores) < FIT_RUNG_LIMIT:
+            fit_scores = {**fit_scores, fit_rung: known}
         if len(scores) < finished <= FOLD_LIMIT:
             scores = (*scores, *(None,) * (finished - 1 - len(scores)), known)
         return replace(
@@ -236,15 +265,17 @@ class Trial:
             fold_count=folds,
             interim_score=known,
             fold_scores=scores,
+            fit_rung=fit_rung,
+            fit_scores=fit_scores,
         )
 
-    def cleared(self, folds: int) -> "Trial":
-        """Judged after that many folds: it goes on."""
-        return replace(self, cleared_folds=max(self.cleared_folds, folds))
+    def cleared(self, amount: Amount) -> "Trial":
+        """Judged after so much: it goes on."""
+        return replace(self, cleared_folds=max(self.cleared_folds, amount))
 
-    def spared(self, folds: int) -> "Trial":
+    def spared(self, amount: Amount) -> "Trial":
         """It would have been put off, and goes on all the same."""
-        return replace(self.cleared(folds), held_at=self.held_at or folds)
+        return replace(self.cleared(amount), held_at=self.held_at or amount)
 
     def marked_improved(self) -> "Trial":
         return replace(self, improved=True)
@@ -253,7 +284,7 @@ class Trial:
         """Others did better: its trainer leaves it, and hands in a checkpoint if there is one."""
         return replace(
             self._to(TrialState.PAUSED),
-            paused_at=self.finished_folds,
+            paused_at=self.reached,
             spent_s=self._spent_s(now),
             start_time=None,
         )
@@ -270,12 +301,18 @@ class Trial:
             last_sequence=0,
         )
 
-    def kept(self, checkpoint_sha256: str, folds: int) -> "Trial":
+    def kept(self, checkpoint_sha256: str, folds: int, steps: int = 0) -> "Trial":
         """With a checkpoint to go on from. One of any attempt is as good: the more folds the
-        better."""
-        if not (self.is_open and checkpoint_sha256 and folds > self.checkpoint_folds):
+        better, and before the first one the more steps of its fit."""
+        further = (folds, steps) > (self.checkpoint_folds, self.checkpoint_steps)
+        if not (self.is_open and checkpoint_sha256 and further):
             return self
-        return replace(self, checkpoint_sha256=checkpoint_sha256, checkpoint_folds=folds)
+        return replace(
+            self,
+            checkpoint_sha256=checkpoint_sha256,
+            checkpoint_folds=folds,
+            checkpoint_steps=steps,
+        )
 
     def _spent_s(self, now: datetime) -> float:
         started = self.start_time
@@ -328,6 +365,7 @@ class Trial:
             lease_epoch=0,
             last_sequence=0,
             finished_folds=0,
+            fit_rung=0,
             interim_score=None,
             spent_s=self._spent_s(now),
             start_time=None,

@@ -82,8 +82,17 @@ def job_of(assignment: pb.Assignment, received_monotonic: float, grant: Grant) -
         missing_markers=tuple(assignment.table.missing_markers),
         decimal=assignment.table.decimal or ".",
         rungs=tuple(assignment.rungs),
+        fit_rungs=_fit_rungs(assignment.fit_rungs),
         checkpoint_sha256=assignment.checkpoint_sha256,
     )
+
+
+def _fit_rungs(rungs: Iterable[int]) -> tuple[int, ...]:
+    """Raises: InvalidArgument."""
+    found = tuple(rungs)
+    if any(rung < 2 for rung in found):
+        raise InvalidArgument("fit_rungs have to be 2 or more", reason="BAD_ASSIGNMENT")
+    return found
 
 
 def hello(grant: Grant, offer: Offer, running: Iterable[Attempt]) -> pb.OpenSessionRequest:
@@ -128,7 +137,10 @@ def report(key: ReportKey, report: Report) -> pb.OpenSessionRequest:
             return pb.OpenSessionRequest(started=pb.TrialStarted(key=name))
         case Progress():
             progress = pb.TrialProgress(
-                key=name, finished_folds=report.finished_folds, fold_count=report.fold_count
+                key=name,
+                finished_folds=report.finished_folds,
+                fold_count=report.fold_count,
+                fit_rung=report.fit_rung,
             )
             if report.score is not None:
                 progress.score = report.score
@@ -143,6 +155,7 @@ def report(key: ReportKey, report: Report) -> pb.OpenSessionRequest:
                 log_tail=report.log_tail,
                 checkpoint_sha256=report.checkpoint_sha256,
                 checkpoint_folds=report.checkpoint_folds,
+                checkpoint_steps=report.checkpoint_steps,
             )
             return pb.OpenSessionRequest(failure=failure)
 

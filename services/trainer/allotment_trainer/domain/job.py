@@ -74,6 +74,8 @@ class TrialJob:
     """Where arrays of this table are kept between trials."""
     rungs: tuple[int, ...] = ()
     """After that many folds the trial may be put off: its result waits for the last one's word."""
+    fit_rungs: tuple[int, ...] = ()
+    """The same within the first fit: when one n-th of its boosting rounds or epochs is done."""
     checkpoint_sha256: str = ""
     """Fitted folds of an earlier attempt; empty: none."""
 
@@ -95,7 +97,10 @@ class TrialJob:
             JobColumn(**{**c, "spellings": tuple((v, t) for v, t in c["spellings"])})
             for c in values["columns"]
         )
-        lists = ("parts", "features", "classes", "missing_markers", "part_paths", "rungs")
+        lists = (
+            *("parts", "features", "classes", "missing_markers", "part_paths"),
+            *("rungs", "fit_rungs"),
+        )
         return cls(
             **{
                 **values,

@@ -28,11 +28,13 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """After a fold; the score is of the folds so far, None where there is none."""
+    """After a fold; the score is of the folds so far, None where there is none. With a `fit_rung` n
+    within the first fold, when one n-th of its fit is done."""
 
     finished_folds: int
     fold_count: int
     score: float | None
+    fit_rung: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class Failure:
     checkpoint_sha256: str = ""
     """Fitted folds to go on from; empty: none."""
     checkpoint_folds: int = 0
+    checkpoint_steps: int = 0
+    """Of the first fold's fit, while no fold is fitted."""
 
 
 Report = Started | Progress | Result | Failure
@@ -107,12 +111,15 @@ class Outbox:
     def is_empty(self) -> bool:
         return not self._pending
 
-    def awaits(self, attempt: Attempt, folds: tuple[int, ...]) -> bool:
-        """Whether the attempt has told of one of these numbers of folds, and had no answer yet."""
+    def awaits(
+        self, attempt: Attempt, folds: tuple[int, ...], fit_rungs: tuple[int, ...] = ()
+    ) -> bool:
+        """Whether the attempt has told of one of these numbers of folds, or of one of these rungs
+        within the first fit, and had no answer yet."""
         return any(
             key.attempt == attempt
             and isinstance(report, Progress)
-            and report.finished_folds in folds
+            and (report.finished_folds in folds or report.fit_rung in fit_rungs)
             for key, report in self._pending.items()
         )
 

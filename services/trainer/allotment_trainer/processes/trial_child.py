@@ -87,6 +87,7 @@ def _attempt(trial: TrialFunction, job: TrialJob, folder: Path, report_fd: int) 
                 "finished_folds": progress.finished_folds,
                 "fold_count": progress.fold_count,
                 "score": progress.score,
+                "fit_rung": progress.fit_rung,
             },
         )
 

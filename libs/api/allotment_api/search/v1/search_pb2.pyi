@@ -81,8 +81,8 @@ class _TrialStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialState
     TRIAL_STATE_RUNNING: _TrialState.ValueType  # 3
     """Moves to PAUSED, QUEUED (lost lease, epoch + 1), SUCCEEDED, STOPPED, FAILED, QUARANTINED, CANCELLED."""
     TRIAL_STATE_PAUSED: _TrialState.ValueType  # 4
-    """Put off by the search: others did better on the same folds. It goes on, with epoch + 1, when it comes among the best
-    or nothing better is left to do. Moves to RUNNING, QUEUED, CANCELLED.
+    """Put off by the search: others did better on the same folds, or after the same share of their first fit. It goes on,
+    with epoch + 1, when it comes among the best or nothing better is left to do. Moves to RUNNING, QUEUED, CANCELLED.
     """
     TRIAL_STATE_SUCCEEDED: _TrialState.ValueType  # 5
     TRIAL_STATE_STOPPED: _TrialState.ValueType  # 6
@@ -108,8 +108,8 @@ TRIAL_STATE_ASSIGNED: TrialState.ValueType  # 2
 TRIAL_STATE_RUNNING: TrialState.ValueType  # 3
 """Moves to PAUSED, QUEUED (lost lease, epoch + 1), SUCCEEDED, STOPPED, FAILED, QUARANTINED, CANCELLED."""
 TRIAL_STATE_PAUSED: TrialState.ValueType  # 4
-"""Put off by the search: others did better on the same folds. It goes on, with epoch + 1, when it comes among the best
-or nothing better is left to do. Moves to RUNNING, QUEUED, CANCELLED.
+"""Put off by the search: others did better on the same folds, or after the same share of their first fit. It goes on,
+with epoch + 1, when it comes among the best or nothing better is left to do. Moves to RUNNING, QUEUED, CANCELLED.
 """
 TRIAL_STATE_SUCCEEDED: TrialState.ValueType  # 5
 TRIAL_STATE_STOPPED: TrialState.ValueType  # 6

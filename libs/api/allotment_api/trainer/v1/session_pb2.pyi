@@ -303,10 +303,15 @@ class TrialProgress(_message.Message):
     FINISHED_FOLDS_FIELD_NUMBER: _builtins.int
     FOLD_COUNT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    FIT_RUNG_FIELD_NUMBER: _builtins.int
     finished_folds: _builtins.int
     fold_count: _builtins.int
     score: _builtins.float
     """Of the folds so far, by the experiment's metric."""
+    fit_rung: _builtins.int
+    """n: within the first fold, one n-th of its fit's boosting rounds or epochs is done; the score is that of the model so
+    far on the fold's validation rows. 0: a whole fold.
+    """
     @_builtins.property
     def key(self) -> Global___ReportKey: ...
     def __init__(
@@ -316,10 +321,11 @@ class TrialProgress(_message.Message):
         finished_folds: _builtins.int = ...,
         fold_count: _builtins.int = ...,
         score: _builtins.float | None = ...,
+        fit_rung: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "key", b"key", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "finished_folds", b"finished_folds", "fold_count", b"fold_count", "key", b"key", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "finished_folds", b"finished_folds", "fit_rung", b"fit_rung", "fold_count", b"fold_count", "key", b"key", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
@@ -409,16 +415,19 @@ class TrialFailure(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SHA256_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FOLDS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_STEPS_FIELD_NUMBER: _builtins.int
     cause: _search_pb2.AttemptCause.ValueType
     log_tail: _builtins.str
     """At most 4 KiB."""
     checkpoint_sha256: _builtins.str
-    """PREEMPTED and PAUSED alone: a blob of the fitted folds, put before this message with the owner
-    tenants/*/experiments/*/checkpoints/* (the trial's number). An Assignment that names it goes on after them.
-    Empty: nothing worth keeping. It is taken of any epoch, and released when the trial has ended.
+    """PREEMPTED and PAUSED alone: a blob of the fitted folds, or of the state of the first one's fit, put before this
+    message with the owner tenants/*/experiments/*/checkpoints/* (the trial's number). An Assignment that names it goes
+    on from there. Empty: nothing worth keeping. It is taken of any epoch, and released when the trial has ended.
     """
     checkpoint_folds: _builtins.int
     """How many folds had been fitted."""
+    checkpoint_steps: _builtins.int
+    """While the first one was being fitted: after how many of its boosting rounds or epochs the state was taken."""
     @_builtins.property
     def key(self) -> Global___ReportKey: ...
     @_builtins.property
@@ -432,10 +441,11 @@ class TrialFailure(_message.Message):
         log_tail: _builtins.str = ...,
         checkpoint_sha256: _builtins.str = ...,
         checkpoint_folds: _builtins.int = ...,
+        checkpoint_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "checkpoint_folds", b"checkpoint_folds", "checkpoint_sha256", b"checkpoint_sha256", "key", b"key", "log_tail", b"log_tail", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "checkpoint_folds", b"checkpoint_folds", "checkpoint_sha256", b"checkpoint_sha256", "checkpoint_steps", b"checkpoint_steps", "key", b"key", "log_tail", b"log_tail", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,6 +555,7 @@ class Assignment(_message.Message):
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     RUNGS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SHA256_FIELD_NUMBER: _builtins.int
+    FIT_RUNGS_FIELD_NUMBER: _builtins.int
     trial: _builtins.str
     trial_epoch: _builtins.int
     family: _builtins.str
@@ -585,6 +596,12 @@ class Assignment(_message.Message):
         rung is acknowledged; a StopTrial (NO_POTENTIAL) comes before the acknowledgement, or none does.
         """
 
+    @_builtins.property
+    def fit_rungs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """n, descending: within the first fold's fit the trial may be put off as after a fold when one n-th of its boosting
+        rounds or epochs is done, where those are enough to tell anything. Families without such steps have none.
+        """
+
     def __init__(
         self,
         *,
@@ -607,10 +624,11 @@ class Assignment(_message.Message):
         server_time: _timestamp_pb2.Timestamp | None = ...,
         rungs: _abc.Iterable[_builtins.int] | None = ...,
         checkpoint_sha256: _builtins.str = ...,
+        fit_rungs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "server_time", b"server_time", "split", b"split", "table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_sha256", b"checkpoint_sha256", "classes", b"classes", "deadline", b"deadline", "derivation", b"derivation", "family", b"family", "feature_columns", b"feature_columns", "memory_bytes", b"memory_bytes", "metric", b"metric", "rungs", b"rungs", "seed", b"seed", "server_time", b"server_time", "split", b"split", "table", b"table", "target", b"target", "task", b"task", "threads", b"threads", "trial", b"trial", "trial_epoch", b"trial_epoch", "weight_column", b"weight_column"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_sha256", b"checkpoint_sha256", "classes", b"classes", "deadline", b"deadline", "derivation", b"derivation", "family", b"family", "feature_columns", b"feature_columns", "fit_rungs", b"fit_rungs", "memory_bytes", b"memory_bytes", "metric", b"metric", "rungs", b"rungs", "seed", b"seed", "server_time", b"server_time", "split", b"split", "table", b"table", "target", b"target", "task", b"task", "threads", b"threads", "trial", b"trial", "trial_epoch", b"trial_epoch", "weight_column", b"weight_column"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
