@@ -33,6 +33,21 @@ def write_rows(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _report(alone: Tally, tally: Tally) -> None:
+    for word in alone.words:
+        print(word)
+    per_search = tally.finished / tally.searches
+    print(
+        f"{sum(tally.kills.values())} kills in {tally.searches} searches: {tally.finished} "
+        f"finished trials, lost {tally.lost}, changed {tally.changed}, doubled {tally.doubled}, "
+        f"begun again {tally.repeated}; searches without a model {tally.without_model}"
+    )
+    print(
+        f"trials per search {per_search:.1f}, left alone {alone.finished}, ratio "
+        f"{per_search / max(alone.finished, 1):.2f}"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="of each target")
@@ -81,18 +96,7 @@ def main() -> int:
                 )
                 for word in tally.words[before:]:
                     print(word, flush=True)
-    for word in alone.words:
-        print(word)
-    per_search = tally.finished / tally.searches
-    print(
-        f"{sum(tally.kills.values())} kills in {tally.searches} searches: {tally.finished} "
-        f"finished trials, lost {tally.lost}, changed {tally.changed}, doubled {tally.doubled}, "
-        f"begun again {tally.repeated}; searches without a model {tally.without_model}"
-    )
-    print(
-        f"trials per search {per_search:.1f}, left alone {alone.finished}, ratio "
-        f"{per_search / max(alone.finished, 1):.2f}"
-    )
+    _report(alone, tally)
     return 0 if tally.good and alone.good else 1
 
 

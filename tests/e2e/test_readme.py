@@ -79,5 +79,6 @@ def test_the_commands_work_in_their_order(running_system: System, folder: Path) 
 def test_the_python_programs_work(running_system: System, folder: Path) -> None:
     sdk, serving = blocks("python")
     run([sys.executable, "-W", "error", "-c", sdk], folder, running_system)
+    assert (folder / "best" / "model.onnx").stat().st_size > 0
     shutil.move(folder / "best", folder / "model")
     run([sys.executable, "-c", serving], folder, None)

@@ -63,9 +63,9 @@ def test_a_real_set_ends_in_time_with_a_model_that_predicts_its_rows(
     with predictions.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file))
     with source.open(newline="", encoding="utf-8") as file:
-        _, *source_rows = list(csv.reader(file))
+        source_rows = list(csv.DictReader(file))
     assert len(rows) == len(source_rows)
     if task == "regression":
         assert header == ["prediction"]
     else:
-        assert sorted(header) == sorted(entry["classes"])
+        assert sorted(header) == sorted({row[entry["target"]] for row in source_rows} - {""})

@@ -183,7 +183,8 @@ async def test_a_frozen_server_counts_as_an_outage(served: Served, stubs: Stubs)
         stubs.tenants.pause_s = 0
 
     stub = tenants(served.channel(timeout_s=1.0, retry_s=40.0, on_outage=thaw))
-    await stub.GetTenant(pb.GetTenantRequest(name=OURS))
+    answer = await stub.GetTenant(pb.GetTenantRequest(name=OURS))
+    assert answer.tenant.name == OURS
 
 
 async def test_a_servers_own_deadline_is_not_repeated(stubs: Stubs) -> None:
@@ -221,8 +222,8 @@ async def test_a_cancelled_call_is_not_repeated(served: Served, stubs: Stubs) ->
 async def test_no_proxy_is_asked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
-    stub = tenants(served.channel())
-    await stub.GetTenant(pb.GetTenantRequest(name=OURS))
+    answer = await tenants(served.channel()).GetTenant(pb.GetTenantRequest(name=OURS))
+    assert answer.tenant.name == OURS
 
 
 @pytest.mark.parametrize(

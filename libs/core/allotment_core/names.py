@@ -114,20 +114,27 @@ class TenantName(ResourceName):
 TenantName.WILDCARD = TenantName("-")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DatasetName(ResourceName):
-    tenant: TenantName
-    dataset_id: str
+class _OfTenant(ResourceName):
+    """What stands right below a tenant."""
 
-    PATTERN: ClassVar[str] = "tenants/*/datasets/*"
+    __slots__ = ()
     PARENT: ClassVar[type[ResourceName] | None] = TenantName
-
-    def __post_init__(self) -> None:
-        check_id(self.dataset_id, "dataset_id")
+    tenant: TenantName
 
     @property
     def parent(self) -> TenantName:
         return self.tenant
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DatasetName(_OfTenant):
+    tenant: TenantName
+    dataset_id: str
+
+    PATTERN: ClassVar[str] = "tenants/*/datasets/*"
+
+    def __post_init__(self) -> None:
+        check_id(self.dataset_id, "dataset_id")
 
     def __str__(self) -> str:
         return f"{self.tenant}/datasets/{self.dataset_id}"
@@ -157,91 +164,67 @@ class VersionName(ResourceName):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class UploadName(ResourceName):
+class UploadName(_OfTenant):
     tenant: TenantName
     upload_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/uploads/*"
-    PARENT: ClassVar[type[ResourceName] | None] = TenantName
 
     def __post_init__(self) -> None:
         check_id(self.upload_id, "upload_id")
-
-    @property
-    def parent(self) -> TenantName:
-        return self.tenant
 
     def __str__(self) -> str:
         return f"{self.tenant}/uploads/{self.upload_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class ImportName(ResourceName):
+class ImportName(_OfTenant):
     tenant: TenantName
     import_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/imports/*"
-    PARENT: ClassVar[type[ResourceName] | None] = TenantName
 
     def __post_init__(self) -> None:
         check_id(self.import_id, "import_id")
-
-    @property
-    def parent(self) -> TenantName:
-        return self.tenant
 
     def __str__(self) -> str:
         return f"{self.tenant}/imports/{self.import_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class BlobName(ResourceName):
+class BlobName(_OfTenant):
     tenant: TenantName
     sha256: str
 
     PATTERN: ClassVar[str] = "tenants/*/blobs/*"
-    PARENT: ClassVar[type[ResourceName] | None] = TenantName
 
     def __post_init__(self) -> None:
         check_sha256(self.sha256, "sha256")
-
-    @property
-    def parent(self) -> TenantName:
-        return self.tenant
 
     def __str__(self) -> str:
         return f"{self.tenant}/blobs/{self.sha256}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class ExperimentName(ResourceName):
+class ExperimentName(_OfTenant):
     tenant: TenantName
     experiment_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/experiments/*"
-    PARENT: ClassVar[type[ResourceName] | None] = TenantName
 
     def __post_init__(self) -> None:
         check_id(self.experiment_id, "experiment_id")
-
-    @property
-    def parent(self) -> TenantName:
-        return self.tenant
 
     def __str__(self) -> str:
         return f"{self.tenant}/experiments/{self.experiment_id}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TrialName(ResourceName):
-    experiment: ExperimentName
-    trial_id: str
+class _OfExperiment(ResourceName):
+    """What stands right below an experiment."""
 
-    PATTERN: ClassVar[str] = "tenants/*/experiments/*/trials/*"
+    __slots__ = ()
     PARENT: ClassVar[type[ResourceName] | None] = ExperimentName
-
-    def __post_init__(self) -> None:
-        check_id(self.trial_id, "trial_id")
+    experiment: ExperimentName
 
     @property
     def parent(self) -> ExperimentName:
@@ -250,92 +233,75 @@ class TrialName(ResourceName):
     @property
     def tenant(self) -> TenantName:
         return self.experiment.tenant
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TrialName(_OfExperiment):
+    experiment: ExperimentName
+    trial_id: str
+
+    PATTERN: ClassVar[str] = "tenants/*/experiments/*/trials/*"
+
+    def __post_init__(self) -> None:
+        check_id(self.trial_id, "trial_id")
 
     def __str__(self) -> str:
         return f"{self.experiment}/trials/{self.trial_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class CheckpointName(ResourceName):
+class CheckpointName(_OfExperiment):
     """What holds the fitted folds of a trial that has not ended; its id is the trial's."""
 
     experiment: ExperimentName
     trial_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/experiments/*/checkpoints/*"
-    PARENT: ClassVar[type[ResourceName] | None] = ExperimentName
 
     def __post_init__(self) -> None:
         check_id(self.trial_id, "trial_id")
-
-    @property
-    def parent(self) -> ExperimentName:
-        return self.experiment
-
-    @property
-    def tenant(self) -> TenantName:
-        return self.experiment.tenant
 
     def __str__(self) -> str:
         return f"{self.experiment}/checkpoints/{self.trial_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class ModelName(ResourceName):
+class ModelName(_OfExperiment):
     experiment: ExperimentName
     model_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/experiments/*/models/*"
-    PARENT: ClassVar[type[ResourceName] | None] = ExperimentName
 
     def __post_init__(self) -> None:
         check_id(self.model_id, "model_id")
-
-    @property
-    def parent(self) -> ExperimentName:
-        return self.experiment
-
-    @property
-    def tenant(self) -> TenantName:
-        return self.experiment.tenant
 
     def __str__(self) -> str:
         return f"{self.experiment}/models/{self.model_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class ExportName(ResourceName):
+class ExportName(_OfTenant):
     tenant: TenantName
     export_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/exports/*"
-    PARENT: ClassVar[type[ResourceName] | None] = TenantName
 
     def __post_init__(self) -> None:
         check_id(self.export_id, "export_id")
-
-    @property
-    def parent(self) -> TenantName:
-        return self.tenant
 
     def __str__(self) -> str:
         return f"{self.tenant}/exports/{self.export_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class LeaseName(ResourceName):
+class LeaseName(_OfTenant):
     tenant: TenantName
     lease_id: str
 
     PATTERN: ClassVar[str] = "tenants/*/leases/*"
-    PARENT: ClassVar[type[ResourceName] | None] = TenantName
 
     def __post_init__(self) -> None:
         check_id(self.lease_id, "lease_id")
-
-    @property
-    def parent(self) -> TenantName:
-        return self.tenant
 
     def __str__(self) -> str:
         return f"{self.tenant}/leases/{self.lease_id}"

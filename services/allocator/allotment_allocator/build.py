@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 from asyncio.subprocess import Process
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
+from typing import Any
 
 from allotment_allocator.adapters import machine
 from allotment_allocator.adapters.host_launcher import HostLauncher
@@ -15,7 +16,7 @@ from allotment_allocator.domain import pool
 from allotment_allocator.domain.allocation import Allocation, Rules
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
-from allotment_allocator.domain.keeper import Keeper
+from allotment_allocator.domain.keeper import Keeper, Tokens
 from allotment_allocator.domain.snapshot import Policy
 from allotment_allocator.domain.staffing import StaffRules
 from allotment_allocator.domain.tenant import Terms
@@ -63,18 +64,6 @@ async def build(
     await _make_local_tenant(desk, config)
     leases = await desk.read(lambda books: books.live_leases())
     board.publish(leases, clock.monotonic())
-
-    def trainer_token(lease: LeaseName, epoch: int, now: datetime) -> str:
-        return signer.issue(
-            "trainer",
-            lease.tenant,
-            Role.TRAINER,
-            config.trainer_token_ttl_s,
-            now,
-            lease=lease,
-            lease_epoch=epoch,
-        )
-
     keeper = Keeper(
         desk=desk,
         board=board,
@@ -82,26 +71,13 @@ async def build(
         pools=lambda: supply,
         rules=StaffRules(idle_s=config.trainer_idle_s, idle_memory_bytes=config.idle_memory_bytes),
         clock=clock,
-        tokens=trainer_token,
+        tokens=_trainer_tokens(signer, config.trainer_token_ttl_s),
         server_address=server_address or (lambda: config.server_address),
         cache_dir=config.cache_dir,
     )
     launcher.on_change = keeper.kick
     desk.on_change = keeper.kick
-    loops: list[asyncio.Task[None]] = []
-
-    async def start() -> None:
-        launcher.start()
-        loops.append(asyncio.create_task(keeper.run(), name="keeper"))
-        loops.append(asyncio.create_task(_prune(desk, clock, config.ended_lease_kept_s)))
-
-    async def stop() -> None:
-        for loop in loops:
-            loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await loop
-        await launcher.close()
-
+    loops = _Loops(launcher, keeper.run, lambda: _prune(desk, clock, config.ended_lease_kept_s))
     return Service(
         name="allocator",
         servicers=(
@@ -113,9 +89,42 @@ async def build(
             (wire.add_LeaseServiceServicer_to_server, LeaseServicer(desk, board)),
         ),
         database=database,
-        start=start,
-        stop=stop,
+        start=loops.start,
+        stop=loops.stop,
     )
+
+
+class _Loops:
+    """What runs while the service is served: the launcher, and work until it is cancelled."""
+
+    def __init__(
+        self, launcher: HostLauncher, *works: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._launcher = launcher
+        self._works = works
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._launcher.start()
+        self._tasks = [asyncio.create_task(work()) for work in self._works]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._launcher.close()
+
+
+def _trainer_tokens(signer: TokenSigner, ttl_s: int) -> Tokens:
+    """Tokens that are bound to a lease and its epoch."""
+
+    def issue(lease: LeaseName, epoch: int, now: datetime) -> str:
+        return signer.issue(
+            "trainer", lease.tenant, Role.TRAINER, ttl_s, now, lease=lease, lease_epoch=epoch
+        )
+
+    return issue
 
 
 def local_pool(config: AllocatorConfig) -> pool.Pool:

@@ -31,7 +31,7 @@ def name_types() -> dict[str, type[ResourceName]]:
     return {
         value.PATTERN: value
         for value in found
-        if issubclass(value, ResourceName) and value is not ResourceName
+        if issubclass(value, ResourceName) and "PATTERN" in vars(value)
     }
 
 

@@ -114,12 +114,7 @@ class RpcServer:
         Raises: ValueError for a method that may not be served (no access rule, no implementation);
             InvalidArgument (INSECURE_ADDRESS).
         """
-        if tls is None and not is_loopback(address):
-            raise InvalidArgument(
-                f"{clip(address)} is not a loopback address: serve on 127.0.0.1, or give a "
-                "certificate and a key",
-                reason="INSECURE_ADDRESS",
-            )
+        _check_address(address, tls)
         self.metrics = RpcMetrics()
         self.metrics_port: int | None = None
         self._wanted_metrics_port = metrics_port
@@ -242,6 +237,16 @@ class RpcServer:
         """Until the server has stopped."""
         if self._server is not None:
             await self._server.wait_for_termination()
+
+
+def _check_address(address: str, tls: TlsFiles | None) -> None:
+    """Raises: InvalidArgument (INSECURE_ADDRESS) for plaintext beyond loopback."""
+    if tls is None and not is_loopback(address):
+        raise InvalidArgument(
+            f"{clip(address)} is not a loopback address: serve on 127.0.0.1, or give a "
+            "certificate and a key",
+            reason="INSECURE_ADDRESS",
+        )
 
 
 def listen(server: grpc.aio.Server, address: str, tls: TlsFiles | None, *, mutual: bool) -> int:
