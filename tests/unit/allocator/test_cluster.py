@@ -73,6 +73,13 @@ def test_slots_of_cpu_nodes_are_bound_by_cores_and_memory() -> None:
     assert [node.slot_count for node in pool.nodes] == [4, 1]
 
 
+def test_slots_may_be_parts_of_a_core() -> None:
+    rules = PoolRules(cores_per_slot=0.1, memory_bytes_per_slot=1 << 20)
+    pool = made(cpu_node("a", cores=0.3), rules=rules)["default"]
+    assert [node.slot_count for node in pool.nodes] == [3]
+    assert (pool.cores_per_slot, pool.threads_per_slot) == (0.1, 1)
+
+
 def test_tainted_nodes_are_left_to_those_they_are_meant_for() -> None:
     taint = Taint("team", "other", "NoSchedule")
     assert made(cpu_node("a", taints=(taint,))) == {}

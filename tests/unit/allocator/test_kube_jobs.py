@@ -48,10 +48,16 @@ def test_one_epoch_of_a_lease_is_one_job_that_is_not_tried_again() -> None:
 def test_requests_are_limits_and_a_gang_is_one_pod() -> None:
     resources = pod_spec(make_job(order(), RULES, GPU))["containers"][0]["resources"]
     assert resources["requests"] == resources["limits"]
-    assert resources["limits"] == {"cpu": "8", "memory": str(32 << 30), "nvidia.com/gpu": "2"}
+    assert resources["limits"] == {"cpu": "8000m", "memory": str(32 << 30), "nvidia.com/gpu": "2"}
     slice_ = make_job(order(slot_count=1), RULES, "mig-1g.10gb")
     assert pod_spec(slice_)["containers"][0]["resources"]["limits"]["nvidia.com/mig-1g.10gb"] == "1"
     assert "nvidia.com/gpu" not in str(make_job(order(), RULES, CPU))
+
+
+def test_a_slot_may_be_a_part_of_a_core() -> None:
+    resources = pod_spec(make_job(order(threads=1, cores=0.25), RULES, CPU))["containers"][0]
+    assert resources["resources"]["requests"]["cpu"] == "250m"
+    assert {"name": "ALLOTMENT_TRAINER_THREADS", "value": "1"} in resources["env"]
 
 
 def test_a_pod_may_nothing_that_it_does_not_need() -> None:

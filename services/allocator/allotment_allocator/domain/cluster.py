@@ -33,6 +33,8 @@ POOL_LABELS = (
 """The first one that a node has names its pool."""
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 UNLABELLED = "default"
+_ROUNDING = 1e-9
+"""0.3 cores are three times 0.1 of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class PoolRules:
     """What the cluster calls a whole device."""
     mig_prefix: str = "nvidia.com/mig-"
     threads_per_slot: int = 1
+    cores_per_slot: float = 0.0
+    """CPU of a slot in cores and parts of one; 0: one for each thread."""
     memory_bytes_per_slot: int = 2 << 30
     gpu_threads: int = 4
     """Threads and memory that a trainer has beside each GPU or slice."""
@@ -132,7 +136,7 @@ def _slots(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> dic
     free_cores = node.allocatable.get("cpu", 0.0) - others.get("cpu", 0.0)
     free_bytes = node.allocatable.get("memory", 0.0) - others.get("memory", 0.0)
     slots = min(
-        free_cores // rules.threads_per_slot,
+        int(free_cores / (rules.cores_per_slot or rules.threads_per_slot) + _ROUNDING),
         free_bytes // rules.memory_bytes_per_slot,
         node.allocatable.get("pods", 110.0) - others.get("pods", 0.0),
     )
@@ -187,6 +191,7 @@ def _made(
         resource=resource,
         product="" if on_cpu else product,
         threads_per_slot=rules.threads_per_slot if on_cpu else rules.gpu_threads,
+        cores_per_slot=rules.cores_per_slot if on_cpu else 0.0,
         memory_bytes_per_slot=rules.memory_bytes_per_slot if on_cpu else rules.gpu_memory_bytes,
         price_per_slot_hour=rules.prices.get(name, rules.prices.get(pool_id, 0.0)),
     )

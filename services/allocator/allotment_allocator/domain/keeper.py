@@ -186,6 +186,7 @@ class Keeper:
             threads=lease.slot_count * pool.threads_per_slot,
             memory_bytes=lease.slot_count * pool.memory_bytes_per_slot,
             cache_dir=self._cache_dir,
+            cores=lease.slot_count * pool.cores_per_slot,
         )
 
     def _note_exit(self, gone: TrainerExit) -> None:

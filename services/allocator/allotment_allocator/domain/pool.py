@@ -76,6 +76,8 @@ class Pool:
     resource: str = CPU
     product: str = ""
     threads_per_slot: int = 1
+    cores_per_slot: float = 0.0
+    """CPU that a slot has, in cores; 0: one for each thread."""
     memory_bytes_per_slot: int = 1
     price_per_slot_hour: float = 0.0
     """0: not known."""

@@ -129,6 +129,8 @@ class TrainerOrder:
     threads: int
     memory_bytes: int
     cache_dir: Path
+    cores: float = 0.0
+    """CPU that it has, in cores and parts of one; 0: one for each thread."""
 
 
 class Launcher(Protocol):

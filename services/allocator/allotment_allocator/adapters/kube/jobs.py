@@ -178,7 +178,8 @@ def _tolerations(order: TrainerOrder, rules: JobRules, resource: str) -> list[Js
 
 
 def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
-    amounts = {"cpu": str(order.threads), "memory": str(order.memory_bytes)}
+    millicores = round(1000 * (order.cores or order.threads))
+    amounts = {"cpu": f"{millicores}m", "memory": str(order.memory_bytes)}
     if resource == GPU:
         amounts[rules.gpu_resource] = str(order.slot_count)
     elif resource != CPU:
