@@ -66,6 +66,8 @@ class DeclaredPool:
     node_slots: int
     resource: str = GPU
     product: str = ""
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    """What its nodes will carry; empty: Allotment's own label with the pool's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
