@@ -49,6 +49,10 @@ class Namespaces(Protocol):
         """Makes the tenant's namespace, and what belongs into it, unless it is there."""
         ...
 
+    def doubt(self, tenant: TenantName) -> None:
+        """Looks at the namespace again before it is used next."""
+        ...
+
 
 class KubeLauncher:
     """Satisfies `domain.ports.Launcher`. `run` follows the cluster until it is cancelled."""
@@ -138,11 +142,14 @@ class KubeLauncher:
     async def _create(self, known: _Known, order: TrainerOrder) -> None:
         tenant = known.trainer.tenant
         try:
-            await self._insist(lambda: self._namespaces.ensure(tenant))
+            await self._insist(lambda: self._namespaces.ensure(tenant), known)
             if known.trainer.state is not TrainerState.LEAVING:
                 body = jobs.make_job(order, self._rules, order.resource)
-                await self._insist(lambda: self._made(self._namespaces.name_of(tenant), body))
+                await self._insist(
+                    lambda: self._made(self._namespaces.name_of(tenant), body), known
+                )
         except AllotmentError as e:
+            self._namespaces.doubt(tenant)
             if not known.seen:
                 self._forget(known, f"its Job was refused: {e.message}")
 
@@ -152,14 +159,16 @@ class KubeLauncher:
         except AlreadyExists:
             return
 
-    async def _insist(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Until the API server answers."""
+    async def _insist(self, work: Callable[[], Awaitable[Any]], known: _Known) -> Any:
+        """Until the API server answers; what is in the way is the trainer's hint meanwhile."""
         attempt = 0
         while True:
             try:
                 return await work()
             except _PASSING as e:
-                log.warning("API server does not answer", extra={"reason": e.reason})
+                log.warning("trainer's Job is held up", extra={"reason": e.reason})
+                known.trainer = replace(known.trainer, hint=e.message)
+                self._note()
                 await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
                 attempt += 1
 
@@ -176,15 +185,15 @@ class KubeLauncher:
         namespace, name = known.key.split("/")
         for pod in tuple(known.pods):
             path = f"/api/v1/namespaces/{namespace}/pods/{pod.split('/')[1]}"
-            await self._remove(path, {"gracePeriodSeconds": grace_s})
+            await self._remove(path, {"gracePeriodSeconds": grace_s}, known)
         job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
-        there = await self._remove(job, {"propagationPolicy": "Background"})
+        there = await self._remove(job, {"propagationPolicy": "Background"}, known)
         if not there and not known.pods and known.key not in self.jobs.objects:
             self._forget(known, "it was ended")
 
-    async def _remove(self, path: str, options: Json) -> bool:
+    async def _remove(self, path: str, options: Json, known: _Known) -> bool:
         """Whether there was one."""
-        return bool(await self._insist(lambda: self._api.delete(path, options)))
+        return bool(await self._insist(lambda: self._api.delete(path, options), known))
 
     # What the cluster says
 

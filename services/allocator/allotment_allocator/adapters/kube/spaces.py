@@ -1,8 +1,11 @@
 """Tenants as namespaces, fenced: what runs there reaches the controller, the dataset service and
 DNS, and has no rights."""
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from allotment_allocator.adapters.kube.api import Json, KubeApi
@@ -13,10 +16,23 @@ from allotment_allocator.adapters.kube.jobs import (
     TENANT_LABEL,
 )
 from allotment_allocator.adapters.kube.nodes import OURS, PART_OF
+from allotment_core.errors import (
+    AllotmentError,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from allotment_core.names import TenantName
 
+log = logging.getLogger(__name__)
+
+HOME_LABEL = "allotment.dev/home"
+"""The services' namespace: releases of one name in two namespaces are two."""
 _LONGEST_NAME = 63
 _CHECKED_EVERY_S = 600.0
+_LOOKED_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +47,32 @@ class SpaceRules:
     tenant_role: str
     """The ClusterRole that it binds for itself in each of them."""
     made_beforehand: Mapping[str, str] = field(default_factory=dict)
-    """Namespaces by tenant that are there already and are not made, changed or removed."""
+    """Namespaces by tenant that are there already, labelled with their tenant: they are filled, and
+    not made or removed."""
     controller_port: int = 8443
     dataset_port: int = 8443
     """Where pods listen, after service translation."""
+    dns_namespace: str = "kube-system"
+    dns_ports: tuple[int, ...] = (53,)
+    """Where its pods listen (OpenShift: openshift-dns, 5353)."""
+    dns_addresses: tuple[str, ...] = ()
+    """Ranges (CIDR) of DNS servers that are no pods, as a cache on each node is."""
     largest_pod_memory: str = "1Ti"
+    quota: Mapping[str, str] = field(default_factory=dict)
+    """More limits of each namespace's ResourceQuota."""
     pull_secret: str = ""
     pull_secret_json: str = ""
     """Docker's configuration that the pull secret holds."""
+
+    def __post_init__(self) -> None:
+        names = list(self.made_beforehand.values())
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InvalidArgument(
+                f"namespace {twice[0]} is named for two tenants; a tenant's trainers are known by "
+                "their namespace, so each needs one of its own",
+                reason="NAMESPACE_TAKEN",
+            )
 
 
 class TenantSpaces:
@@ -52,44 +86,123 @@ class TenantSpaces:
         self._rules = rules
         self._ca = ca
         self._monotonic = monotonic
-        self._checked: dict[TenantName, float] = {}
+        self._checked: dict[TenantName, tuple[float, str]] = {}
+        """When each was looked after last, and the authority that it has."""
 
     def name_of(self, tenant: TenantName) -> str:
         """`allotment-acme` for the release `allotment`; long names are cut and end in a hash."""
         given = self._rules.made_beforehand.get(tenant.tenant_id)
         if given:
             return given
-        name = f"{self._rules.release}-{tenant.tenant_id}"
+        name = f"{self._rules.release.replace('.', '-')}-{tenant.tenant_id}"
         if len(name) <= _LONGEST_NAME:
             return name
         mark = hashlib.sha256(tenant.tenant_id.encode()).hexdigest()[:8]
         return f"{name[: _LONGEST_NAME - 9].rstrip('-')}-{mark}"
 
     async def ensure(self, tenant: TenantName) -> None:
-        """Applies everything that belongs there, again after a while."""
-        now = self._monotonic()
-        last = self._checked.get(tenant)
-        if last is not None and now - last < _CHECKED_EVERY_S:
+        """Applies everything that belongs there, again after a while or with a new authority.
+
+        Raises: FailedPrecondition (NAMESPACE_TAKEN, NO_NAMESPACE), Unavailable while an earlier
+        one of that name is still being removed.
+        """
+        now, ca = self._monotonic(), self._ca()
+        checked_at, known_ca = self._checked.get(tenant, (-_CHECKED_EVERY_S, ""))
+        if now - checked_at < _CHECKED_EVERY_S and ca == known_ca:
             return
         name = self.name_of(tenant)
-        if tenant.tenant_id not in self._rules.made_beforehand:
-            await self._apply("/api/v1/namespaces", namespace(name, tenant, self._rules))
-        for path, body in contents(tenant, self._rules, self._ca()):
+        await self._own(name, tenant)
+        for path, body in contents(tenant, self._rules, ca):
             await self._apply(path.format(namespace=name), body)
-        self._checked[tenant] = now
+        self._checked[tenant] = now, ca
 
-    async def remove(self, tenant: TenantName) -> None:
-        """With all that is in it, unless it was made beforehand."""
+    async def run(self, tenants: Callable[[], Awaitable[Collection[TenantName]]]) -> None:
+        """Keeps namespaces as they have to be, until cancelled."""
+        while True:
+            try:
+                await self.look(tenants)
+            except AllotmentError as e:
+                log.warning("namespaces not looked after", extra={"reason": e.reason})
+            except Exception:
+                log.exception("looking after namespaces failed")
+            await asyncio.sleep(_LOOKED_EVERY_S)
+
+    async def look(self, tenants: Callable[[], Awaitable[Collection[TenantName]]]) -> None:
+        """Brings a new authority to every namespace; removes those whose tenant is no more."""
+        # In this order: a namespace is made for a tenant that is there.
+        listed = await self._api.get("/api/v1/namespaces", labelSelector=_selector(self._rules))
+        there = await tenants()
+        known = {self.name_of(tenant) for tenant in there}
+        for item in listed.get("items") or ():
+            name = item["metadata"]["name"]
+            if name not in known and not _ending(item):
+                log.info("the tenant of a namespace is no more", extra={"namespace": name})
+                await self._api.delete(f"/api/v1/namespaces/{name}")
+        ca = self._ca()
+        for tenant, (_, known_ca) in tuple(self._checked.items()):
+            if tenant not in there:
+                del self._checked[tenant]
+            elif ca != known_ca:
+                await self.ensure(tenant)
+
+    def doubt(self, tenant: TenantName) -> None:
         self._checked.pop(tenant, None)
-        if tenant.tenant_id not in self._rules.made_beforehand:
-            await self._api.delete(f"/api/v1/namespaces/{self.name_of(tenant)}")
+
+    async def _own(self, name: str, tenant: TenantName) -> None:
+        """Makes the namespace where it is not there. One that is has to be this tenant's."""
+        path = f"/api/v1/namespaces/{name}"
+        beforehand = tenant.tenant_id in self._rules.made_beforehand
+        try:
+            found = await self._api.get(path)
+        except NotFound:
+            if beforehand:
+                raise _not_there(name, tenant) from None
+            with suppress(AlreadyExists):
+                await self._api.create("/api/v1/namespaces", namespace(name, tenant, self._rules))
+            found = await self._api.get(path)
+        if _ending(found):
+            raise Unavailable(
+                f"namespace {name} of an earlier {tenant} is still being removed; it is made again "
+                "as soon as it has gone",
+                reason="NAMESPACE_TERMINATING",
+            )
+        labels = found["metadata"].get("labels") or {}
+        wanted = _marks(tenant, self._rules) if not beforehand else {TENANT_LABEL: tenant.tenant_id}
+        wrong = [f"{key}={value}" for key, value in wanted.items() if labels.get(key) != value]
+        if wrong:
+            raise FailedPrecondition(
+                f"namespace {name} is not that of {tenant}: it lacks the label {wrong[0]}; remove "
+                "or label it, or name another namespace for the tenant",
+                reason="NAMESPACE_TAKEN",
+            )
 
     async def _apply(self, path: str, body: Json) -> None:
         await self._api.patch(f"{path}/{body['metadata']['name']}", body, "apply")
 
 
+def _not_there(name: str, tenant: TenantName) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"namespace {name}, which is named for {tenant}, is not there; make it with the label "
+        f"{TENANT_LABEL}={tenant.tenant_id}",
+        reason="NO_NAMESPACE",
+    )
+
+
+def _ending(item: Json) -> bool:
+    return "deletionTimestamp" in item["metadata"]
+
+
+def _selector(rules: SpaceRules) -> str:
+    return f"{RELEASE_LABEL}={rules.release},{HOME_LABEL}={rules.home},{TENANT_LABEL}"
+
+
 def _labels(tenant: TenantName, rules: SpaceRules) -> dict[str, str]:
     return {PART_OF: OURS, RELEASE_LABEL: rules.release, TENANT_LABEL: tenant.tenant_id}
+
+
+def _marks(tenant: TenantName, rules: SpaceRules) -> dict[str, str]:
+    """The labels by which a namespace is known as ours."""
+    return {**_labels(tenant, rules), HOME_LABEL: rules.home}
 
 
 def namespace(name: str, tenant: TenantName, rules: SpaceRules) -> Json:
@@ -97,7 +210,7 @@ def namespace(name: str, tenant: TenantName, rules: SpaceRules) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": name, "labels": {**_labels(tenant, rules), **standard}},
+        "metadata": {"name": name, "labels": {**_marks(tenant, rules), **standard}},
     }
 
 
@@ -159,6 +272,7 @@ def _quota(rules: SpaceRules) -> Json:
         "count/deployments.apps": "0",
         "count/statefulsets.apps": "0",
         "count/cronjobs.batch": "0",
+        **rules.quota,
     }
     return _object("v1", "ResourceQuota", "allotment", spec={"hard": hard})
 
@@ -185,12 +299,16 @@ def _policy(rules: SpaceRules) -> Json:
         }
         return {"to": [peer], "ports": [{"protocol": "TCP", "port": port}]}
 
-    dns_pods = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
-    }
+    dns_home = {"kubernetes.io/metadata.name": rules.dns_namespace}
+    servers: list[Json] = [{"namespaceSelector": {"matchLabels": dns_home}}]
+    servers += [{"ipBlock": {"cidr": cidr}} for cidr in rules.dns_addresses]
     dns = {
-        "to": [dns_pods],
-        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+        "to": servers,
+        "ports": [
+            {"protocol": protocol, "port": port}
+            for port in rules.dns_ports
+            for protocol in ("UDP", "TCP")
+        ],
     }
     egress = [
         dns,
