@@ -24,30 +24,34 @@ def decide(snapshot: Snapshot) -> Decision:
     revocations = shrink(standing, moves)
     if waiting:
         revocations += revoke(standing, waiting)
-    waits = explain(snapshot, granted, waiting, revocations, standing.room)
+    waits = explain(snapshot, granted, waiting, revocations, standing.room) if waiting else {}
     grants = {claim.lease: place for claim, place in granted}
     return Decision(grants, moves, tuple(revocations), waits)
 
 
 def _grant(standing: Standing) -> tuple[list[tuple[Claim, Place]], list[Claim]]:
     """Granted claims with their nodes, and the rest."""
-    line = Line(standing, standing.snapshot.queued)
+    queued, reserve_after_s = standing.snapshot.queued, standing.policy.reserve_after_s
+    line = Line(standing, queued)
     granted: list[tuple[Claim, Place]] = []
     waiting: list[Claim] = []
-    full: set[tuple[object, int]] = set()
-    while (claim := line.pop()) is not None:
+    hopeful = {(claim.wanted, claim.slot_count) for claim in queued}
+    gangs = sum(c.slot_count > 1 and c.waited_s >= reserve_after_s for c in queued)
+    while (hopeful or gangs) and (claim := line.pop()) is not None:
         possible = standing.within_quota(claim)
         kind = (claim.wanted, claim.slot_count)
-        if possible and kind not in full:
+        overdue = claim.slot_count > 1 and claim.waited_s >= reserve_after_s
+        gangs -= overdue
+        if possible and kind in hopeful:
             place = standing.room.best(claim.wanted, claim.slot_count)
             if place is not None:
                 standing.take(claim.holder, claim.slot_count)
                 standing.room.take(place, claim.slot_count)
                 granted.append((claim, place))
                 continue
-            full.add(kind)
+            hopeful.discard(kind)
         waiting.append(claim)
-        overdue = claim.waited_s >= standing.policy.reserve_after_s
-        if possible and overdue and claim.slot_count > 1:
+        if possible and overdue:
             standing.room.reserve(claim)
-    return granted, waiting
+    # Nothing that is left can be granted, or have a node kept for it, in whatever order.
+    return granted, [*waiting, *line.rest()]

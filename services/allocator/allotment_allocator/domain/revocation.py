@@ -18,9 +18,9 @@ that loses least work.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from allotment_allocator.domain.pool import NodeState, Place
+from allotment_allocator.domain.pool import NodeState, Place, Wanted
 from allotment_allocator.domain.snapshot import (
     Claim,
     Holding,
@@ -28,8 +28,12 @@ from allotment_allocator.domain.snapshot import (
     RevocationReason,
 )
 from allotment_allocator.domain.standing import Line, Standing
-from allotment_core.names import ExperimentName, LeaseName
+from allotment_core.names import ExperimentName, LeaseName, PoolName
 
+_Kind = tuple[ExperimentName, Wanted, int]
+_Likeness = tuple[PoolName, ExperimentName, bool]
+"""Pool, holder, and whether a turn is over: rules don't tell leases of one slot further apart."""
+_Rank = tuple[float, float, float, LeaseName]
 _Found = list[tuple[Holding, RevocationReason]]
 _TakeBack = Callable[[Holding, RevocationReason], None]
 
@@ -63,7 +67,12 @@ def shrink(standing: Standing, moved: Collection[LeaseName]) -> list[Revocation]
         room.coming[victim.place] += victim.slot_count
         revocations.append(Revocation(victim.lease, reason, None))
 
-    for place in sorted(held):
+    short = [
+        place
+        for place in held
+        if room.states.get(place) is not NodeState.OPEN or room.free(place) + room.coming[place] < 0
+    ]
+    for place in sorted(short):
         state = room.states.get(place, NodeState.LOST)
         while held[place] and state is NodeState.LOST:
             take_back(held[place][0], RevocationReason.NODE_LOST)
@@ -87,14 +96,7 @@ def _drain(standing: Standing, holdings: Sequence[Holding], take_back: _TakeBack
 
 def revoke(standing: Standing, waiting: Sequence[Claim]) -> list[Revocation]:
     """Leases to take back so that waiting claims, in their order, can have the slots."""
-    policy = standing.policy
-    candidates = [
-        h
-        for h in standing.snapshot.held
-        if not h.revoking
-        and h.held_s >= policy.minimum_runtime_s
-        and standing.room.states.get(h.place) is NodeState.OPEN
-    ]
+    candidates = _Candidates(standing)
     # A lease that is being taken back holds nothing that its holder could be envied for.
     for holding in standing.snapshot.held:
         if holding.revoking:
@@ -102,27 +104,36 @@ def revoke(standing: Standing, waiting: Sequence[Claim]) -> list[Revocation]:
     revocations: list[Revocation] = []
     coming = _Coming(standing)
     line = Line(standing, tuple(waiting))
-    in_vain: set[tuple[ExperimentName, object, int]] = set()
-    while candidates and (claim := line.pop()) is not None:
+    # Kinds of claims: those that are still worth a try, and those that found nobody to ask.
+    hopeful = {_kind(claim) for claim in waiting}
+    in_vain: set[_Kind] = set()
+    while hopeful and candidates and (claim := line.pop()) is not None:
         if not standing.within_quota(claim):
             continue
         place = coming.place_for(claim)
         found: _Found = []
         if place is None:
-            kind = (claim.holder, claim.wanted, claim.slot_count)
+            kind = _kind(claim)
             best = None if kind in in_vain else _best_victims(standing, claim, candidates, coming)
             if best is None:
                 in_vain.add(kind)
+                hopeful.discard(kind)
                 continue
             place, found = best
         for victim, reason in found:
             candidates.remove(victim)
             standing.take(victim.holder, -victim.slot_count)
-            coming.slots[place] += victim.slot_count
             revocations.append(Revocation(victim.lease, reason, claim.lease))
-        coming.slots[place] -= claim.slot_count
+        freed = sum(victim.slot_count for victim, _ in found)
+        if coming.add(place, freed - claim.slot_count):
+            hopeful |= in_vain
         standing.take(claim.holder, claim.slot_count)
     return revocations
+
+
+def _kind(claim: Claim) -> _Kind:
+    """Claims of one kind are alike to all rules."""
+    return claim.holder, claim.wanted, claim.slot_count
 
 
 class _Coming:
@@ -131,36 +142,104 @@ class _Coming:
     def __init__(self, standing: Standing) -> None:
         self._room = standing.room
         self.slots: Counter[Place] = Counter()
+        self._passed: dict[tuple[Wanted, int], int] = {}
+        """Nodes that are known to have too few, by what is asked for: they are not looked at."""
         for place, state in self._room.states.items():
             if state is NodeState.OPEN:
                 self.slots[place] = self._room.free(place) + self._room.coming[place]
 
     def place_for(self, claim: Claim) -> Place | None:
-        for places in self._room.open_places(claim.wanted):
-            for place in places:
-                if self.slots[place] >= claim.slot_count:
-                    return place
+        kind = (claim.wanted, claim.slot_count)
+        there, expected = self._room.open_places(claim.wanted)
+        for index in range(self._passed.get(kind, 0), len(there) + len(expected)):
+            place = there[index] if index < len(there) else expected[index - len(there)]
+            if self.slots[place] >= claim.slot_count:
+                self._passed[kind] = index
+                return place
+        self._passed[kind] = len(there) + len(expected)
         return None
+
+    def add(self, place: Place, slot_count: int) -> bool:
+        """Whether there are more than before."""
+        self.slots[place] += slot_count
+        if slot_count > 0:
+            self._passed.clear()
+        return slot_count > 0
+
+
+class _Candidates:
+    """Leases that may be taken back, in the order in which they are thought of."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.by_place: dict[Place, dict[LeaseName, Holding]] = {}
+        self._singles: dict[_Likeness, list[tuple[float, LeaseName, Holding]]] = {}
+        self._gangs = 0
+        self._turn_s = standing.policy.turn_s
+        room, least_s = standing.room, standing.policy.minimum_runtime_s
+        for holding in standing.snapshot.held:
+            place = holding.place
+            if (
+                not holding.revoking
+                and holding.held_s >= least_s
+                and room.states.get(place) is NodeState.OPEN
+                and place not in room.expected
+            ):
+                self.by_place.setdefault(place, {})[holding.lease] = holding
+                if holding.slot_count == 1:
+                    alike = (place.pool, holding.holder, holding.held_s >= self._turn_s)
+                    ranked = (holding.held_s, holding.lease, holding)
+                    self._singles.setdefault(alike, []).append(ranked)
+                else:
+                    self._gangs += 1
+        for holdings in self._singles.values():
+            holdings.sort(key=_shortest_first, reverse=True)
+        self._count = sum(map(len, self.by_place.values()))
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    @property
+    def gangs(self) -> bool:
+        """Whether one has several slots."""
+        return self._gangs > 0
+
+    def remove(self, holding: Holding) -> None:
+        del self.by_place[holding.place][holding.lease]
+        self._count -= 1
+        self._gangs -= holding.slot_count > 1
+
+    def singles(self, pools: Collection[PoolName]) -> Iterator[Holding]:
+        """Of leases of one slot that the rules can't tell apart, the one that has run shortest."""
+        for (pool, _, _), holdings in self._singles.items():
+            if pool not in pools:
+                continue
+            while holdings and holdings[-1][1] not in self.by_place[holdings[-1][2].place]:
+                holdings.pop()
+            if holdings:
+                yield holdings[-1][2]
+
+
+def _shortest_first(ranked: tuple[float, LeaseName, Holding]) -> tuple[float, LeaseName]:
+    return ranked[:2]
 
 
 def _best_victims(
-    standing: Standing, claim: Claim, candidates: Sequence[Holding], coming: _Coming
+    standing: Standing, claim: Claim, candidates: _Candidates, coming: _Coming
 ) -> tuple[Place, _Found] | None:
     """The node on which room for the claim costs least, and who makes it. None: nobody may be
     asked."""
+    if claim.slot_count == 1:
+        single = _best_single(standing, claim, candidates)
+        if single is not None or not candidates.gangs:
+            return single
     there, _ = standing.room.open_places(claim.wanted)
-    open_places = set(there)
-    by_place: dict[Place, list[Holding]] = {}
-    for holding in candidates:
-        if holding.place in open_places:
-            by_place.setdefault(holding.place, []).append(holding)
-    best: tuple[tuple[int, object], Place, _Found] | None = None
-    for place in sorted(by_place):
-        on_node = by_place[place]
+    best: tuple[tuple[int, _Rank], Place, _Found] | None = None
+    for place in there:
+        on_node = candidates.by_place.get(place)
         needed = claim.slot_count - max(0, coming.slots[place])
-        if sum(h.slot_count for h in on_node) < needed:
+        if not on_node or sum(h.slot_count for h in on_node.values()) < needed:
             continue
-        found = _victims(standing, claim, on_node, needed)
+        found = _victims(standing, claim, on_node.values(), needed)
         if found is None:
             continue
         lost = sum(victim.slot_count for victim, _ in found)
@@ -170,8 +249,23 @@ def _best_victims(
     return None if best is None else (best[1], best[2])
 
 
+def _best_single(
+    standing: Standing, claim: Claim, candidates: _Candidates
+) -> tuple[Place, _Found] | None:
+    """Among leases of one slot: none of them frees more than the claim of one slot needs."""
+    pools = {pool.name for pool in standing.room.suitable(claim.wanted)}
+    best: tuple[_Rank, Place, _Found] | None = None
+    for holding in candidates.singles(pools):
+        rank = _victim_rank(standing, holding)
+        if best is None or rank < best[0]:
+            reason = _rule(standing, claim, holding)
+            if reason is not None:
+                best = rank, holding.place, [(holding, reason)]
+    return None if best is None else (best[1], best[2])
+
+
 def _victims(
-    standing: Standing, claim: Claim, candidates: Sequence[Holding], needed: int
+    standing: Standing, claim: Claim, candidates: Iterable[Holding], needed: int
 ) -> _Found | None:
     """Who of a node makes room for the claim; None: nobody may be asked."""
     found: _Found = []
@@ -191,7 +285,7 @@ def _victims(
     return found
 
 
-def _victim_rank(standing: Standing, holding: Holding) -> tuple[float, float, float, object]:
+def _victim_rank(standing: Standing, holding: Holding) -> _Rank:
     return (
         -standing.tenant_level(holding.lease.tenant),
         -standing.experiment_level(holding.holder),
