@@ -28,6 +28,9 @@ class StubTenants:
         self.pause_s = 0.0
         self.create_calls = 0
         self.public_keys: list[str] = []
+        self.pod_tokens: allocator_pb2.PodTokens | None = None
+        self.unknown_key_ids: list[str] = []
+        """What those who fetched keys had met."""
         self.time_left_s = 0.0
         """What the caller of the last GetTenant allowed."""
         self.entered = asyncio.Event()
@@ -86,9 +89,12 @@ class StubTenants:
         return allocator_pb2.IssueTokenResponse()
 
     async def FetchTokenKeys(
-        self, _request: Any, _context: Any
+        self, request: Any, _context: Any
     ) -> allocator_pb2.FetchTokenKeysResponse:
-        return allocator_pb2.FetchTokenKeysResponse(public_keys=self.public_keys)
+        self.unknown_key_ids.append(request.unknown_key_id)
+        return allocator_pb2.FetchTokenKeysResponse(
+            public_keys=self.public_keys, pod_tokens=self.pod_tokens
+        )
 
     async def QueryUsage(self, _request: Any, _context: Any) -> allocator_pb2.QueryUsageResponse:
         return allocator_pb2.QueryUsageResponse()

@@ -9,8 +9,8 @@ from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_creat
 from allotment_core.clock import SystemClock
 from allotment_core.rpc.alone import run_alone, serve_until_signal
 
-CALLERS = {"controller": Role.ADMIN, "dataset": Role.VIEWER, "exporter": Role.VIEWER}
-"""All ask for the keys; the controller alone for leases."""
+CALLERS = {"controller": Role.ADMIN, "dataset": Role.SERVICE, "exporter": Role.SERVICE}
+"""All ask for the keys and for whose trainer a pod is; the controller alone for leases."""
 
 
 async def serve(config: AllocatorConfig, alone: AllocatorServer) -> None:

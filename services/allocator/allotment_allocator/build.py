@@ -16,6 +16,7 @@ from allotment_allocator.domain import pool
 from allotment_allocator.domain.allocation import Allocation, Rules
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
+from allotment_allocator.domain.identity import Identities
 from allotment_allocator.domain.keeper import Keeper, Tokens
 from allotment_allocator.domain.snapshot import Policy
 from allotment_allocator.domain.staffing import StaffRules
@@ -86,7 +87,10 @@ async def build(
                 wire.add_TenantServiceServicer_to_server,
                 TenantServicer(desk, signer, clock, retired_keys),
             ),
-            (wire.add_LeaseServiceServicer_to_server, LeaseServicer(desk, board)),
+            (
+                wire.add_LeaseServiceServicer_to_server,
+                LeaseServicer(desk, board, Identities(None, board)),
+            ),
         ),
         database=database,
         start=loops.start,

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from allotment_allocator.domain.identity import PodTokenKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
 from allotment_allocator.domain.pool import CPU, NodeState, Pool, PoolKind, Wanted
 from allotment_allocator.domain.ports import Used
@@ -119,6 +120,10 @@ def lease_message(lease: Lease, wait: Wait | None) -> pb.Lease:
 
 def usage_message(name: str, used: Used) -> pb.Usage:
     return pb.Usage(name=name, slot_seconds=used.slot_seconds, lease_count=used.lease_count)
+
+
+def pod_tokens_message(keys: PodTokenKeys) -> pb.PodTokens:
+    return pb.PodTokens(issuer=keys.issuer, jwks=keys.jwks, audience=keys.audience)
 
 
 def role(value: int) -> Role:

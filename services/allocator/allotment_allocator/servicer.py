@@ -10,6 +10,7 @@ from allotment_allocator.domain import usage
 from allotment_allocator.domain.allocation import Allocation
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
+from allotment_allocator.domain.identity import Identities, PodKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
 from allotment_allocator.domain.pool import Pool
 from allotment_allocator.domain.staffing import STARTING
@@ -66,8 +67,15 @@ class TenantServicer:
     """TenantService."""
 
     def __init__(
-        self, desk: Desk, signer: TokenSigner, clock: Clock, retired_keys: Sequence[bytes] = ()
+        self,
+        desk: Desk,
+        signer: TokenSigner,
+        clock: Clock,
+        retired_keys: Sequence[bytes] = (),
+        pod_keys: PodKeys | None = None,
     ) -> None:
+        """`pod_keys`: of the cluster that trainers run in, if they do."""
+        self._pod_keys = pod_keys
         self._desk = desk
         self._signer = signer
         self._clock = clock
@@ -141,9 +149,13 @@ class TenantServicer:
         return pb.IssueTokenResponse(token=token, expire_time=expire_time)
 
     async def FetchTokenKeys(
-        self, _request: pb.FetchTokenKeysRequest, _context: Any
+        self, request: pb.FetchTokenKeysRequest, _context: Any
     ) -> pb.FetchTokenKeysResponse:
-        return pb.FetchTokenKeysResponse(public_keys=self._public_keys)
+        response = pb.FetchTokenKeysResponse(public_keys=self._public_keys)
+        if self._pod_keys is not None:
+            keys = await self._pod_keys.fetch(request.unknown_key_id)
+            response.pod_tokens.CopyFrom(convert.pod_tokens_message(keys))
+        return response
 
     async def QueryUsage(
         self, request: pb.QueryUsageRequest, _context: Any
@@ -168,9 +180,10 @@ class TenantServicer:
 class LeaseServicer:
     """LeaseService."""
 
-    def __init__(self, desk: Desk, board: Board) -> None:
+    def __init__(self, desk: Desk, board: Board, identities: Identities) -> None:
         self._desk = desk
         self._board = board
+        self._identities = identities
 
     def _message(self, lease: Lease) -> pb.Lease:
         return convert.lease_message(lease, self._board.wait(lease))
@@ -252,6 +265,14 @@ class LeaseServicer:
         return await self._desk.respond(
             lambda a: a.release(name, request.epoch),
             lambda lease: pb.ReleaseLeaseResponse(lease=convert.lease_message(lease, None)),
+        )
+
+    async def IdentifyTrainer(
+        self, request: pb.IdentifyTrainerRequest, _context: Any
+    ) -> pb.IdentifyTrainerResponse:
+        pod = await self._identities.identify(request.namespace, request.pod_uid)
+        return pb.IdentifyTrainerResponse(
+            tenant=str(pod.lease.tenant), lease=str(pod.lease), epoch=pod.epoch
         )
 
     async def _parent(self, text: str) -> TenantName:

@@ -12,6 +12,11 @@ PROTOS = Path(__file__).parents[3] / "protos"
 READS = ("Get", "List", "Watch", "Query")
 MUTATING_VERBS = {access_pb2.VERB_WRITE, access_pb2.VERB_STORE, access_pb2.VERB_ADMINISTER}
 STORES_NOTHING = {"IssueToken"}
+WITHOUT_RESOURCE = (
+    access_pb2.VERB_BROWSE,
+    access_pb2.VERB_ADMINISTER,
+    access_pb2.VERB_IDENTIFY,
+)
 
 
 def _methods() -> dict[str, MethodDescriptor]:
@@ -85,7 +90,7 @@ def test_rpc_has_an_access_rule(rpc: str) -> None:
     assert rule.verb != access_pb2.VERB_UNSPECIFIED
     if not rule.resource_field:
         # Nobody but an admin acts on what has no tenant.
-        assert rule.verb in (access_pb2.VERB_BROWSE, access_pb2.VERB_ADMINISTER)
+        assert rule.verb in WITHOUT_RESOURCE
 
 
 @all_rpcs()

@@ -13,6 +13,8 @@ class Role(enum.Enum):
     VIEWER = "viewer"
     EDITOR = "editor"
     TRAINER = "trainer"
+    SERVICE = "service"
+    """One that verifies its callers; no token has this role."""
     ADMIN = "admin"
 
 

@@ -28,6 +28,8 @@ MIN_TTL_S = 60
 MAX_TTL_S = 366 * 24 * 3600
 LONGEST_TOKEN = 4096
 _CACHE_LIMIT = 10_000
+NOT_A_TOKEN = (ValueError, TypeError, OverflowError, RecursionError)
+"""What reading one raises that is no token of anybody, besides jwt's own errors."""
 _CLAIMS = ["exp", "iat", "iss", "aud", "sub", "tenant", "role"]
 
 
@@ -40,7 +42,7 @@ def key_id_of(token: str) -> str:
     """The id of the key that a token says it was signed with, unverified; "" for none."""
     try:
         named = jwt.get_unverified_header(token).get("kid", "")
-    except (jwt.InvalidTokenError, ValueError):
+    except (jwt.InvalidTokenError, *NOT_A_TOKEN):
         return ""
     return named if isinstance(named, str) else ""
 
@@ -140,11 +142,11 @@ class TokenVerifier:
 
     def _check(self, token: str) -> Principal:
         if len(token) > LONGEST_TOKEN:
-            raise _invalid_token()
+            raise invalid_token()
         named = key_id_of(token)
         key = self._keys.get(named) if named else next(iter(self._keys.values()))
         if key is None:
-            raise _invalid_token()
+            raise invalid_token()
         try:
             claims = jwt.decode(
                 token,
@@ -165,14 +167,15 @@ class TokenVerifier:
                 lease=LeaseName.parse(str(lease)) if lease is not None else None,
                 lease_epoch=int(epoch) if epoch is not None else None,
             )
-        except (jwt.InvalidTokenError, InvalidArgument, ValueError, TypeError, OverflowError):
-            raise _invalid_token() from None
+        except (jwt.InvalidTokenError, InvalidArgument, *NOT_A_TOKEN):
+            raise invalid_token() from None
         if role is Role.TRAINER and (principal.lease is None or principal.lease_epoch is None):
-            raise _invalid_token()
+            raise invalid_token()
         return principal
 
 
-def _invalid_token() -> Unauthenticated:
+def invalid_token() -> Unauthenticated:
+    """What is said of a token that nobody here has issued."""
     return Unauthenticated(
         "the token is not one of this server's; send 'authorization: Bearer TOKEN' with a token "
         "that this server issued",

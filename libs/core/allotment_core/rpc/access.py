@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from google.protobuf.message import Message
@@ -25,6 +25,7 @@ VERBS: Mapping[Role, frozenset[int]] = {
         {_V.VERB_BROWSE, _V.VERB_READ, _V.VERB_FETCH, _V.VERB_WRITE, _V.VERB_STORE}
     ),
     Role.TRAINER: frozenset({_V.VERB_BROWSE, _V.VERB_FETCH, _V.VERB_STORE, _V.VERB_TRAIN}),
+    Role.SERVICE: frozenset({_V.VERB_BROWSE, _V.VERB_IDENTIFY}),
     Role.ADMIN: frozenset(set(_V.Verb.values()) - {_V.VERB_UNSPECIFIED}),
 }
 """What each role may do; access.proto says the same."""
@@ -33,8 +34,8 @@ VERBS: Mapping[Role, frozenset[int]] = {
 class Verifier(Protocol):
     """Tells who holds a token."""
 
-    def verify(self, token: str) -> Principal:
-        """Raises: Unauthenticated."""
+    def verify(self, token: str) -> Principal | Awaitable[Principal]:
+        """At once, or once somebody else was asked. Raises: Unauthenticated, Unavailable."""
         ...
 
 
@@ -48,13 +49,13 @@ class LateVerifier(Verifier, Protocol):
         ...
 
 
-def authenticate(
+async def authenticate(
     metadata: Iterable[tuple[str, Any]],
     verifier: Verifier,
     peer: Callable[[], Principal | None] = lambda: None,
 ) -> Principal:
     """Who makes a call with this metadata: the token's holder; without one, the `peer` at the
-    other end of the connection. Raises: Unauthenticated.
+    other end of the connection. Raises: Unauthenticated, Unavailable.
     """
     given = [value for key, value in metadata if key == "authorization"]
     if not given and (service := peer()) is not None:
@@ -70,7 +71,8 @@ def authenticate(
             "the metadata 'authorization' has to be given once, as 'Bearer TOKEN'",
             reason="INVALID_TOKEN",
         )
-    return verifier.verify(token.strip())
+    holder = verifier.verify(token.strip())
+    return holder if isinstance(holder, Principal) else await holder
 
 
 def resource_text(rule: access_pb2.AccessRule, request: Message) -> str:

@@ -180,7 +180,7 @@ class Chain:
                 raise _shutting_down()
             if method.rule is not PUBLIC:
                 metadata = context.invocation_metadata() or ()
-                call.principal = authenticate(
+                call.principal = await authenticate(
                     metadata, self._verifier, lambda: self._peers.principal(context)
                 )
             result = await answer(call)

@@ -705,12 +705,19 @@ Global___IssueTokenResponse: _TypeAlias = IssueTokenResponse  # noqa: Y015
 class FetchTokenKeysRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    UNKNOWN_KEY_ID_FIELD_NUMBER: _builtins.int
+    unknown_key_id: _builtins.str
+    """The id of a key that a token names and the caller doesn't know: the cluster is asked for its keys before their time,
+    unless it just was. Empty: none.
+    """
     def __init__(
         self,
+        *,
+        unknown_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_key_id", b"unknown_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -721,22 +728,56 @@ class FetchTokenKeysResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PUBLIC_KEYS_FIELD_NUMBER: _builtins.int
+    POD_TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def public_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """PEM, ECDSA on P-256. A token is good when one of them verifies it."""
+
+    @_builtins.property
+    def pod_tokens(self) -> Global___PodTokens:
+        """Absent: trainers don't run in pods."""
 
     def __init__(
         self,
         *,
         public_keys: _abc.Iterable[_builtins.str] | None = ...,
+        pod_tokens: Global___PodTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pod_tokens", b"pod_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_keys", b"public_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pod_tokens", b"pod_tokens", "public_keys", b"public_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchTokenKeysResponse: _TypeAlias = FetchTokenKeysResponse  # noqa: Y015
+
+@_typing.final
+class PodTokens(_message.Message):
+    """The tokens that a cluster gives to its pods. All but the audience is empty until the allocator has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    JWKS_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    jwks: _builtins.str
+    """A JSON Web Key Set."""
+    audience: _builtins.str
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        jwks: _builtins.str = ...,
+        audience: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "issuer", b"issuer", "jwks", b"jwks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PodTokens: _TypeAlias = PodTokens  # noqa: Y015
 
 @_typing.final
 class QueryUsageRequest(_message.Message):
@@ -1125,3 +1166,53 @@ class ReleaseLeaseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseLeaseResponse: _TypeAlias = ReleaseLeaseResponse  # noqa: Y015
+
+@_typing.final
+class IdentifyTrainerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    POD_UID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Of the pod."""
+    pod_uid: _builtins.str
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        pod_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "pod_uid", b"pod_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentifyTrainerRequest: _TypeAlias = IdentifyTrainerRequest  # noqa: Y015
+
+@_typing.final
+class IdentifyTrainerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """tenants/*"""
+    lease: _builtins.str
+    """tenants/*/leases/*"""
+    epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        lease: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "lease", b"lease", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentifyTrainerResponse: _TypeAlias = IdentifyTrainerResponse  # noqa: Y015

@@ -563,6 +563,11 @@ class LeaseServiceStub(object):
                 request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ReleaseLeaseRequest.SerializeToString,
                 response_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ReleaseLeaseResponse.FromString,
                 _registered_method=True)
+        self.IdentifyTrainer = channel.unary_unary(
+                '/allotment_api.allocator.v1.LeaseService/IdentifyTrainer',
+                request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IdentifyTrainerRequest.SerializeToString,
+                response_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IdentifyTrainerResponse.FromString,
+                _registered_method=True)
 
 
 class LeaseServiceServicer(object):
@@ -610,6 +615,13 @@ class LeaseServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IdentifyTrainer(self, request, context):
+        """Whose trainer runs in a pod. NOT_FOUND: in none of this allocator's, or its lease has ended or has a newer trainer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeaseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -642,6 +654,11 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     servicer.ReleaseLease,
                     request_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ReleaseLeaseRequest.FromString,
                     response_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ReleaseLeaseResponse.SerializeToString,
+            ),
+            'IdentifyTrainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.IdentifyTrainer,
+                    request_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IdentifyTrainerRequest.FromString,
+                    response_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IdentifyTrainerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -807,6 +824,33 @@ class LeaseService(object):
             '/allotment_api.allocator.v1.LeaseService/ReleaseLease',
             allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ReleaseLeaseRequest.SerializeToString,
             allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ReleaseLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IdentifyTrainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/allotment_api.allocator.v1.LeaseService/IdentifyTrainer',
+            allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IdentifyTrainerRequest.SerializeToString,
+            allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.IdentifyTrainerResponse.FromString,
             options,
             channel_credentials,
             insecure,

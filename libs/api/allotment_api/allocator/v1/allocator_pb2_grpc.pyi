@@ -184,6 +184,8 @@ class LeaseServiceStub:
     """Extends leases to now + TTL. A lease whose epoch has moved on, or that has ended, is not extended and said so."""
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ReleaseLeaseRequest, _allocator_pb2.ReleaseLeaseResponse]
     """Ends a lease for good: its trainer leaves or takes another lease of the same tenant."""
+    IdentifyTrainer: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.IdentifyTrainerRequest, _allocator_pb2.IdentifyTrainerResponse]
+    """Whose trainer runs in a pod. NOT_FOUND: in none of this allocator's, or its lease has ended or has a newer trainer."""
 
 @_typing.type_check_only
 class LeaseServiceAsyncStub(LeaseServiceStub):
@@ -201,6 +203,8 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     """Extends leases to now + TTL. A lease whose epoch has moved on, or that has ended, is not extended and said so."""
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ReleaseLeaseRequest, _allocator_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Ends a lease for good: its trainer leaves or takes another lease of the same tenant."""
+    IdentifyTrainer: _aio.UnaryUnaryMultiCallable[_allocator_pb2.IdentifyTrainerRequest, _allocator_pb2.IdentifyTrainerResponse]  # type: ignore[assignment]
+    """Whose trainer runs in a pod. NOT_FOUND: in none of this allocator's, or its lease has ended or has a newer trainer."""
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     """The right to run one trainer on some slots of a pool for a while. The controller asks, renews and releases."""
@@ -251,5 +255,13 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.ReleaseLeaseResponse, _abc.Awaitable[_allocator_pb2.ReleaseLeaseResponse]]:
         """Ends a lease for good: its trainer leaves or takes another lease of the same tenant."""
+
+    @_abc_1.abstractmethod
+    def IdentifyTrainer(
+        self,
+        request: _allocator_pb2.IdentifyTrainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_allocator_pb2.IdentifyTrainerResponse, _abc.Awaitable[_allocator_pb2.IdentifyTrainerResponse]]:
+        """Whose trainer runs in a pod. NOT_FOUND: in none of this allocator's, or its lease has ended or has a newer trainer."""
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$allotment_api/common/v1/access.proto\x12\x17\x61llotment_api.common.v1\x1a google/protobuf/descriptor.proto\"Q\n\nAccessRule\x12\x16\n\x0eresource_field\x18\x01 \x01(\t\x12+\n\x04verb\x18\x02 \x01(\x0e\x32\x1d.allotment_api.common.v1.Verb*\x91\x01\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\r\n\tVERB_READ\x10\x01\x12\x0e\n\nVERB_WRITE\x10\x02\x12\x0e\n\nVERB_FETCH\x10\x03\x12\x0e\n\nVERB_STORE\x10\x04\x12\x0e\n\nVERB_TRAIN\x10\x05\x12\x13\n\x0fVERB_ADMINISTER\x10\x06\x12\x0f\n\x0bVERB_BROWSE\x10\x07:U\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x91\x89\x03 \x01(\x0b\x32#.allotment_api.common.v1.AccessRuleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$allotment_api/common/v1/access.proto\x12\x17\x61llotment_api.common.v1\x1a google/protobuf/descriptor.proto\"Q\n\nAccessRule\x12\x16\n\x0eresource_field\x18\x01 \x01(\t\x12+\n\x04verb\x18\x02 \x01(\x0e\x32\x1d.allotment_api.common.v1.Verb*\xa4\x01\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\r\n\tVERB_READ\x10\x01\x12\x0e\n\nVERB_WRITE\x10\x02\x12\x0e\n\nVERB_FETCH\x10\x03\x12\x0e\n\nVERB_STORE\x10\x04\x12\x0e\n\nVERB_TRAIN\x10\x05\x12\x13\n\x0fVERB_ADMINISTER\x10\x06\x12\x0f\n\x0bVERB_BROWSE\x10\x07\x12\x11\n\rVERB_IDENTIFY\x10\x08:U\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x91\x89\x03 \x01(\x0b\x32#.allotment_api.common.v1.AccessRuleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'allotment_api.common.v1.acc
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERB']._serialized_start=183
-  _globals['_VERB']._serialized_end=328
+  _globals['_VERB']._serialized_end=347
   _globals['_ACCESSRULE']._serialized_start=99
   _globals['_ACCESSRULE']._serialized_end=180
 # @@protoc_insertion_point(module_scope)

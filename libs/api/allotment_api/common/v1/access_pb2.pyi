@@ -40,12 +40,15 @@ class _VerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verb.ValueType],
     """Manage tenants, pools, leases and tokens."""
     VERB_BROWSE: _Verb.ValueType  # 7
     """Anyone with a valid token: the resource belongs to no tenant."""
+    VERB_IDENTIFY: _Verb.ValueType  # 8
+    """Learn whose trainer shows a pod's token."""
 
 class Verb(_Verb, metaclass=_VerbEnumTypeWrapper):
     """What a caller needs to be allowed to do. Roles hold verbs:
       viewer:  READ, FETCH
       editor:  READ, FETCH, WRITE, STORE
       trainer: FETCH, STORE, TRAIN (within its lease's experiment and tenant)
+      service: IDENTIFY
       admin:   all, in every tenant
     """
 
@@ -64,6 +67,8 @@ VERB_ADMINISTER: Verb.ValueType  # 6
 """Manage tenants, pools, leases and tokens."""
 VERB_BROWSE: Verb.ValueType  # 7
 """Anyone with a valid token: the resource belongs to no tenant."""
+VERB_IDENTIFY: Verb.ValueType  # 8
+"""Learn whose trainer shows a pod's token."""
 Global___Verb: _TypeAlias = Verb  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,92 @@
+"""Trainers' pods by their uid, which is what a token names."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from allotment_allocator.adapters.kube.api import Json
+from allotment_allocator.adapters.kube.informer import Informer
+from allotment_allocator.adapters.kube.jobs import EPOCH_LABEL, RELEASE_LABEL, TENANT_LABEL
+from allotment_allocator.adapters.kube.nodes import LEASE_LABEL
+from allotment_allocator.domain.identity import TrainerPod
+from allotment_core.errors import InvalidArgument, Unavailable
+from allotment_core.names import LeaseName, TenantName
+
+_SEEN_WITHIN_S = 3.0
+"""A pod can call sooner than the watch tells of it."""
+
+
+class InformedPods:
+    """Satisfies `domain.identity.TrainerPods`. `pods` has to call `pod_changed`."""
+
+    def __init__(
+        self, pods: Informer, release: str, namespace_of: Callable[[TenantName], str]
+    ) -> None:
+        self._pods = pods
+        self._release = release
+        self._namespace_of = namespace_of
+        self._keys: dict[str, str] = {}
+        """Of the informer, by uid; those of pods that are gone may be among them."""
+        self._uids: dict[str, str] = {}
+        self._awaited: dict[str, asyncio.Event] = {}
+
+    def pod_changed(self, key: str) -> None:
+        """A pod has changed; empty: all have been listed anew."""
+        if not key:
+            self._keys.clear()
+            self._uids.clear()
+        for each in (key,) if key else tuple(self._pods.objects):
+            self._file(each)
+
+    async def find(self, namespace: str, uid: str) -> TrainerPod | None:
+        if not self._pods.synced.is_set():
+            raise Unavailable(
+                "the cluster's pods are being listed; try again in a moment",
+                reason="PODS_UNKNOWN",
+                retry_after_s=1.0,
+            )
+        if uid not in self._keys:
+            await self._appears(uid)
+        pod = self._pods.objects.get(self._keys.get(uid, ""))
+        if pod is None or pod["uid"] != uid or pod["namespace"] != namespace:
+            return None
+        return trainer_of(pod, self._release, self._namespace_of)
+
+    async def _appears(self, uid: str) -> None:
+        there = self._awaited.setdefault(uid, asyncio.Event())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SEEN_WITHIN_S):
+                    await there.wait()
+        finally:
+            self._awaited.pop(uid, None)
+
+    def _file(self, key: str) -> None:
+        pod = self._pods.objects.get(key)
+        before = self._uids.pop(key, None)
+        if before is not None:
+            self._keys.pop(before, None)
+        # Others' pods are not kept: a cluster has many, and no token of theirs means anything here.
+        if pod is None or LEASE_LABEL not in pod["labels"]:
+            return
+        self._uids[key] = pod["uid"]
+        self._keys[pod["uid"]] = key
+        if (awaited := self._awaited.get(pod["uid"])) is not None:
+            awaited.set()
+
+
+def trainer_of(
+    pod: Json, release: str, namespace_of: Callable[[TenantName], str]
+) -> TrainerPod | None:
+    """What the pod was made for; None unless it is this release's, in its tenant's namespace."""
+    labels = pod["labels"]
+    if labels.get(RELEASE_LABEL) != release:
+        return None
+    try:
+        lease = LeaseName(TenantName(labels.get(TENANT_LABEL, "")), labels.get(LEASE_LABEL, ""))
+        epoch = int(labels.get(EPOCH_LABEL, ""))
+    except (InvalidArgument, ValueError):
+        return None
+    if namespace_of(lease.tenant) != pod["namespace"]:
+        return None
+    return TrainerPod(lease, epoch)
