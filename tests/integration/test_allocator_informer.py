@@ -175,5 +175,5 @@ async def test_a_silent_watch_is_noticed() -> None:
 
     async with served(silent) as api:
         with pytest.raises(Unavailable, match="can't be reached"):
-            async for _ in api.watch("/x", 0.2):
+            async for _ in api.watch("/x", 0.2, lambda: None):
                 pass

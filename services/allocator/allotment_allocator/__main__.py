@@ -1,8 +1,10 @@
 """Serves the allocator alone: `python -m allotment_allocator`, settings from the environment."""
 
+import os
 import sys
 
 from allotment_allocator.build import build
+from allotment_allocator.cluster_config import load_cluster
 from allotment_allocator.config import AllocatorConfig, AllocatorServer
 from allotment_core.auth.principal import Role
 from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
@@ -18,7 +20,8 @@ async def serve(config: AllocatorConfig, alone: AllocatorServer) -> None:
     clock = SystemClock()
     signer = TokenSigner(load_or_create_key(alone.key_file))
     retired = alone.retired_keys()
-    service = await build(config, clock, signer, retired_keys=retired)
+    cluster = load_cluster(os.environ)
+    service = await build(config, clock, signer, retired_keys=retired, cluster=cluster)
     verifier = TokenVerifier(signer.public_key_pem, clock, *retired)
     await serve_until_signal(alone.server([service], verifier, clock, CALLERS))
 

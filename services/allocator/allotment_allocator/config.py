@@ -15,9 +15,11 @@ class AllocatorConfig:
 
     database_url: str
     """sqlite:////absolute/path, or postgresql://user:password@host/database (docs/databases.md)."""
-    work_dir: Path
-    """A folder for this service alone: trainers' own folders, which go with them."""
-    cache_dir: Path
+    work_dir: Path | None = None
+    """A folder for this service alone: trainers' own folders, which go with them. Needed, as
+    `cache_dir` is, unless trainers run in a cluster.
+    """
+    cache_dir: Path | None = None
     """Where trainers keep data by content; they make a folder for each tenant."""
     server_address: str = "127.0.0.1:50051"
     """Where trainers reach the controller and the dataset service."""

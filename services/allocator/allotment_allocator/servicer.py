@@ -12,7 +12,7 @@ from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.identity import Identities, PodKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
-from allotment_allocator.domain.pool import Pool
+from allotment_allocator.domain.pool import Pool, known
 from allotment_allocator.domain.staffing import STARTING
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_core.auth.tokens import TokenSigner
@@ -34,14 +34,14 @@ GRANTED = Wait(STARTING, "its trainer is about to start")
 class PoolServicer:
     """PoolService."""
 
-    def __init__(self, pools: Callable[[], tuple[Pool, ...]], board: Board) -> None:
+    def __init__(self, pools: Callable[[], tuple[Pool, ...] | None], board: Board) -> None:
         self._pools = pools
         self._board = board
 
     async def GetPool(self, request: pb.GetPoolRequest, _context: Any) -> pb.GetPoolResponse:
         name = PoolName.parse(request.name)
         used = self._used()
-        for pool in self._pools():
+        for pool in known(self._pools()):
             if pool.name == name:
                 return pb.GetPoolResponse(pool=convert.pool_message(pool, used[name]))
         raise not_found(name)
@@ -49,7 +49,8 @@ class PoolServicer:
     async def ListPools(self, request: pb.ListPoolsRequest, _context: Any) -> pb.ListPoolsResponse:
         size, after = page_size(request.page_size), decode_token(request.page_token, "pools")
         used = self._used()
-        pools = sorted((p for p in self._pools() if str(p.name) > after), key=lambda p: str(p.name))
+        there = known(self._pools())
+        pools = sorted((p for p in there if str(p.name) > after), key=lambda p: str(p.name))
         return pb.ListPoolsResponse(
             pools=[convert.pool_message(pool, used[pool.name]) for pool in pools[:size]],
             next_page_token=_next([str(pool.name) for pool in pools], size, "pools"),

@@ -6,11 +6,11 @@ import pytest
 
 from allotment_allocator.adapters.kube.nodes import (
     node_view,
+    others_request,
     quantity,
     requests_of,
     trim_node,
     trim_pod,
-    used_by_others,
 )
 
 
@@ -58,9 +58,13 @@ def test_first_steps_count_where_they_ask_for_more() -> None:
 def test_our_trainers_and_ended_pods_take_nothing_from_us() -> None:
     ended = pod("c", "n1", "4")
     ended["status"]["phase"] = "Succeeded"
-    trainer = pod("b", "n1", "2", **{"allotment.dev/lease": "l1"})
-    pods = [trim_pod(p) for p in (pod("a", "n1", "500m"), trainer, ended, pod("d", "", "1"))]
-    assert used_by_others(pods) == {"n1": {"cpu": 0.5, "nvidia.com/gpu": 1.0, "pods": 1}}
+    labels = {"allotment.dev/lease": "l1", "app.kubernetes.io/instance": "r"}
+    trainer = trim_pod(pod("b", "n1", "2", **labels))
+    others = [trim_pod(p) for p in (pod("a", "n1", "500m"), ended, pod("d", "", "1"))]
+    used = [others_request(pod, "r") for pod in others]
+    assert used == [("n1", {"cpu": 0.5, "nvidia.com/gpu": 1.0, "pods": 1}), None, None]
+    assert others_request(trainer, "r") is None
+    assert others_request(trainer, "another release") is not None
 
 
 def test_a_node_is_read_with_its_state() -> None:

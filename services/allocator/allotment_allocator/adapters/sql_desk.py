@@ -25,7 +25,7 @@ class SqlDesk:
         self,
         database: Database,
         board: Board,
-        pools: Callable[[], tuple[Pool, ...]],
+        pools: Callable[[], tuple[Pool, ...] | None],
         rules: Rules,
         clock: Clock,
         trainers: Callable[[], Sequence[Trainer]],

@@ -12,7 +12,7 @@ from datetime import datetime
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.division import decide
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem, Wait
-from allotment_allocator.domain.pool import Place, Pool, Wanted, check_fits
+from allotment_allocator.domain.pool import UNKNOWN, Place, Pool, Wanted, check_fits, known
 from allotment_allocator.domain.ports import Books, Party, Trainer, TrainerState, Used, Who
 from allotment_allocator.domain.snapshot import (
     Claim,
@@ -24,6 +24,7 @@ from allotment_allocator.domain.snapshot import (
     Snapshot,
 )
 from allotment_allocator.domain.tenant import Tenant, Terms, check_guarantees
+from allotment_allocator.domain.waits import NO_POOL
 from allotment_core.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -62,11 +63,12 @@ class Allocation:
     def __init__(
         self,
         books: Books,
-        pools: tuple[Pool, ...],
+        pools: tuple[Pool, ...] | None,
         rules: Rules,
         now: datetime,
         trainers: Callable[[], Sequence[Trainer]] = tuple,
     ) -> None:
+        """`pools` are None while they are not known: then leases are queued and nothing more."""
         self._books = books
         self._pools = pools
         self._rules = rules
@@ -101,7 +103,7 @@ class Allocation:
             create_time=self.now,
             update_time=self.now,
         )
-        check_guarantees(self._books.tenants(), tenant, self._capacity())
+        self._check_guarantees(tenant)
         self._books.put_tenant(tenant)
         return tenant
 
@@ -124,7 +126,7 @@ class Allocation:
         shares = bool(chosen.pop("shares_experience", tenant.shares_experience))
         terms = replace(tenant.terms, **chosen)  # type: ignore[arg-type]
         changed = tenant.changed(terms, shares, self.now)
-        check_guarantees(self._books.tenants(), changed, self._capacity())
+        self._check_guarantees(changed)
         self._books.put_tenant(changed)
         return changed
 
@@ -163,7 +165,8 @@ class Allocation:
                 f"holder {holder} is not of {tenant}; the parent has to be the experiment's tenant",
                 violations=(FieldViolation("holder", "has to be of the parent"),),
             )
-        check_fits(self._pools, wanted, slot_count)
+        if self._pools is not None:
+            check_fits(self._pools, wanted, slot_count)
         quota = terms.of(wanted.resource).quota_slots
         if 0 < quota < slot_count:
             raise FailedPrecondition(
@@ -223,18 +226,22 @@ class Allocation:
 
     def settle(self) -> None:
         """Ends leases whose time is over, and revoked ones whose trainer has left."""
+        trainers_known = self._pools is not None
         served = {t.lease for t in self._trainers() if t.state is not TrainerState.IDLE}
         for lease in self._books.live_leases():
             if lease.overdue(self.now):
                 self._end(lease.expired(self.now))
-            elif lease.state is LeaseState.REVOKING and lease.name not in served:
+            elif lease.state is LeaseState.REVOKING and lease.name not in served and trainers_known:
                 self._end(lease.released(self.now))
 
     # Division
 
     def preview(self) -> Decision:
         """What `divide` would do."""
-        decisions = [decide(each) for each in self._snapshots(self._books.live_leases())]
+        leases = self._books.live_leases()
+        if self._pools is None:
+            return Decision({}, {}, (), _unknown(leases))
+        decisions = [decide(each) for each in self._snapshots(leases)]
         return Decision(
             {name: place for d in decisions for name, place in d.grants.items()},
             {name: place for d in decisions for name, place in d.moves.items()},
@@ -245,6 +252,9 @@ class Allocation:
     def divide(self) -> None:
         """Grants and takes back as decided, and notes why the rest waits."""
         leases = {lease.name: lease for lease in self._books.live_leases()}
+        if self._pools is None:
+            self.waits = _unknown(leases.values())
+            return
         waits: dict[LeaseName, Wait] = {}
         for each in self._snapshots(tuple(leases.values())):
             decision = decide(each)
@@ -274,7 +284,7 @@ class Allocation:
         resources = {lease.wanted.resource for lease in leases}
         return [
             Snapshot(
-                pools=tuple(pool for pool in self._pools if pool.resource == resource),
+                pools=tuple(pool for pool in self._pools or () if pool.resource == resource),
                 terms={t.name: t.terms.of(resource) for t in tenants},
                 queued=tuple(
                     _claim(lease, self.now)
@@ -297,12 +307,14 @@ class Allocation:
             for resource in sorted(resources)
         ]
 
-    def _capacity(self) -> dict[str, int]:
-        """Slots of all pools by resource."""
+    def _check_guarantees(self, tenant: Tenant) -> None:
+        """Raises: FailedPrecondition, Unavailable (POOLS_UNKNOWN)."""
+        if not (tenant.terms.guaranteed_slots or tenant.terms.guaranteed_gpus):
+            return
         capacity: Counter[str] = Counter()
-        for pool in self._pools:
+        for pool in known(self._pools):
             capacity[pool.resource] += pool.slot_count
-        return capacity
+        check_guarantees(self._books.tenants(), tenant, capacity)
 
     # Rows
 
@@ -349,6 +361,10 @@ class Allocation:
         ]
         seated = self._account(party).seated(weights.get(who.tenant, 1.0), levels)
         self._books.put_account(party, seated)
+
+
+def _unknown(leases: Iterable[Lease]) -> dict[LeaseName, Wait]:
+    return {lease.name: Wait(NO_POOL, UNKNOWN) for lease in leases if not lease.granted}
 
 
 def _parties(lease: Lease) -> tuple[Party, Party]:

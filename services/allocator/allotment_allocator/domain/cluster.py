@@ -7,7 +7,7 @@ so many threads and so much memory each. What other pods use is not ours.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from allotment_allocator.domain.pool import (
     MIG_PREFIX,
     Node,
     NodeState,
+    Place,
     Pool,
     PoolKind,
 )
@@ -98,8 +99,11 @@ def make_pools(
     used_by_others: Mapping[str, Mapping[str, float]],
     rules: PoolRules,
     now: datetime,
+    held: Collection[Place] = (),
 ) -> tuple[Pool, ...]:
-    """The pools, by name. `used_by_others`: requests of pods that are not ours, by node."""
+    """The pools, by name. `used_by_others`: requests of pods that are not ours, by node; `held`:
+    where leases are.
+    """
     groups: dict[tuple[str, str], list[tuple[NodeView, int]]] = {}
     for node in sorted(nodes, key=lambda each: each.name):
         others = used_by_others.get(node.name, {})

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from allotment_allocator.domain.allocation import Allocation
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem
-from allotment_allocator.domain.pool import Place, Pool
+from allotment_allocator.domain.pool import UNKNOWN, Place, Pool
 from allotment_allocator.domain.ports import (
     Launcher,
     Trainer,
@@ -23,7 +23,7 @@ from allotment_allocator.domain.ports import (
 )
 from allotment_allocator.domain.staffing import Scene, Setback, Staffing, StaffRules, plan
 from allotment_core.clock import Clock
-from allotment_core.names import LeaseName
+from allotment_core.names import LeaseName, PoolName
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Keeper:
         desk: Desk,
         board: Board,
         launcher: Launcher,
-        pools: Callable[[], tuple[Pool, ...]],
+        pools: Callable[[], tuple[Pool, ...] | None],
         rules: StaffRules,
         clock: Clock,
         tokens: Tokens,
@@ -90,9 +90,10 @@ class Keeper:
         for gone in self._launcher.take_exits():
             self._note_exit(gone)
         await self._settle()
-        todo = plan(self._scene(), self._rules)
+        pools = self._pools()
+        todo = plan(self._scene(pools), self._rules)
         self._board.explain_starts(todo.waits)
-        await self._carry_out(todo)
+        await self._carry_out(todo, {pool.name: pool for pool in pools or ()})
         live = self._board.live
         self._spent = {n: e for n, e in self._spent.items() if n in live}
         self._setbacks = {n: s for n, s in self._setbacks.items() if n in live}
@@ -103,8 +104,10 @@ class Keeper:
             return
         now = self._clock.now()
         served = {t.lease for t in self._launcher.trainers() if t.state is not TrainerState.IDLE}
+        known = self._pools() is not None
         due = any(
-            lease.overdue(now) or (lease.state is LeaseState.REVOKING and lease.name not in served)
+            lease.overdue(now)
+            or (known and lease.state is LeaseState.REVOKING and lease.name not in served)
             for lease in leases
         )
         if not due:
@@ -115,7 +118,7 @@ class Keeper:
         if due:
             await self._desk.change(_settle_and_divide)
 
-    def _scene(self) -> Scene:
+    def _scene(self, pools: tuple[Pool, ...] | None) -> Scene:
         return Scene(
             leases=tuple(self._board.live.values()),
             ended=self._board.ended,
@@ -124,25 +127,30 @@ class Keeper:
             setbacks=self._setbacks,
             capacity={
                 Place(pool.name, node.name): node.slot_count
-                for pool in self._pools()
+                for pool in pools or ()
                 for node in pool.nodes
             },
-            obstacle="" if self._launcher.ready else self._launcher.obstacle,
+            obstacle=self._obstacle(pools),
             resident_bytes=self._launcher.resident_bytes,
             now_s=self._clock.monotonic(),
         )
 
-    async def _carry_out(self, todo: Staffing) -> None:
+    def _obstacle(self, pools: tuple[Pool, ...] | None) -> str:
+        if pools is None:
+            return UNKNOWN
+        return "" if self._launcher.ready else self._launcher.obstacle
+
+    async def _carry_out(self, todo: Staffing, pools: Mapping[PoolName, Pool]) -> None:
         for trainer in todo.kills:
             self._launcher.kill(trainer.trainer_id)
         for trainer in todo.stops:
             self._launcher.stop(trainer.trainer_id, self._rules.grace_s)
         for trainer, lease in todo.hand_overs:
-            self._launcher.hand_over(self._order(trainer.trainer_id, lease))
+            self._launcher.hand_over(self._order(trainer.trainer_id, lease, pools))
             self._spend(lease, trainer.trainer_id)
         for lease in todo.starts:
             trainer_id = f"t-{secrets.token_hex(5)}"
-            self._launcher.launch(self._order(trainer_id, lease))
+            self._launcher.launch(self._order(trainer_id, lease, pools))
             self._spend(lease, trainer_id)
         for lease in todo.mended:
             self._setbacks.pop(lease.name, None)
@@ -170,10 +178,11 @@ class Keeper:
             extra={"trainer": trainer_id, "lease": str(lease.name), "epoch": lease.epoch},
         )
 
-    def _order(self, trainer_id: str, lease: Lease) -> TrainerOrder:
+    def _order(self, trainer_id: str, lease: Lease, pools: Mapping[PoolName, Pool]) -> TrainerOrder:
+        """`pools`: those that the plan has been made with, so that the lease's is among them."""
         place = lease.place
         assert place is not None, lease
-        pool = next(pool for pool in self._pools() if pool.name == place.pool)
+        pool = pools[place.pool]
         return TrainerOrder(
             trainer_id=trainer_id,
             lease=lease.name,

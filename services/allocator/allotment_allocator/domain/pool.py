@@ -8,7 +8,7 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from allotment_core.errors import FieldViolation, InvalidArgument
+from allotment_core.errors import FieldViolation, InvalidArgument, Unavailable
 from allotment_core.names import PoolName
 
 CPU = "cpu"
@@ -124,6 +124,16 @@ def local_pool(
         threads_per_slot=threads_per_slot,
         memory_bytes_per_slot=memory_bytes_per_slot,
     )
+
+
+UNKNOWN = "the cluster's nodes are being listed; it goes on when the API server has answered"
+
+
+def known(pools: tuple[Pool, ...] | None) -> tuple[Pool, ...]:
+    """Raises: Unavailable (POOLS_UNKNOWN) while nobody knows what there is."""
+    if pools is None:
+        raise Unavailable(UNKNOWN, reason="POOLS_UNKNOWN", retry_after_s=1.0)
+    return pools
 
 
 def check_fits(pools: tuple[Pool, ...], wanted: Wanted, slot_count: int) -> None:

@@ -7,7 +7,7 @@ list of thousands of pods as well.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class KubeApi:
         self._token_read_at = -_TOKEN_READ_EVERY_S
         self._limiter = AsyncLimiter(burst, burst / qps)
         self._session: aiohttp.ClientSession | None = None
+        self.heard_at = time.monotonic()
+        """Monotonic instant of the server's last answer."""
 
     async def close(self) -> None:
         if self._session is not None:
@@ -119,7 +121,9 @@ class KubeApi:
             return False
         return True
 
-    async def watch(self, path: str, read_timeout_s: float, **params: str) -> AsyncIterator[Json]:
+    async def watch(
+        self, path: str, read_timeout_s: float, on_open: Callable[[], None], **params: str
+    ) -> AsyncIterator[Json]:
         """Events, until the server ends the stream. Raises: Unavailable when it falls silent."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=read_timeout_s)
         try:
@@ -131,7 +135,9 @@ class KubeApi:
             ) as response:
                 if response.status >= 400:
                     raise _error(response.status, await response.read(), path)
+                on_open()
                 async for line in response.content:
+                    self.heard_at = time.monotonic()
                     yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as e:
             raise _unreachable(e) from e
@@ -157,6 +163,7 @@ class KubeApi:
                     content = await response.read()
             except (aiohttp.ClientError, TimeoutError, OSError) as e:
                 raise _unreachable(e) from e
+        self.heard_at = time.monotonic()
         if response.status >= 400:
             raise _error(response.status, content, path)
         return json.loads(content)  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -42,12 +43,17 @@ class Informer:
         self._objects: dict[str, Json] = {}
         self._version = ""
         self.synced = asyncio.Event()
-        self.last_heard = 0.0
-        """Monotonic instant of the last event, bookmarks included."""
+        self._watching = False
+        self._broken_at = time.monotonic()
 
     @property
     def objects(self) -> Mapping[str, Json]:
         return MappingProxyType(self._objects)
+
+    @property
+    def current_at(self) -> float:
+        """Monotonic instant up to which the copy follows the server."""
+        return time.monotonic() if self._watching else self._broken_at
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -60,6 +66,7 @@ class Informer:
                 async for event in self._api.watch(
                     self._path,
                     _SILENCE_S,
+                    self._opened,
                     resourceVersion=self._version,
                     allowWatchBookmarks="true",
                     timeoutSeconds=str(random.randint(*_WATCH_S)),
@@ -79,9 +86,15 @@ class Informer:
             except Exception:
                 log.exception("watch broke", extra={"path": self._path})
                 self._version = ""
+            finally:
+                if self._watching:
+                    self._watching, self._broken_at = False, time.monotonic()
             pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
             failures += 1
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+
+    def _opened(self) -> None:
+        self._watching = True
 
     async def _list(self) -> None:
         found: dict[str, Json] = {}
@@ -97,13 +110,11 @@ class Informer:
                 break
         self._objects = found
         self._version = page["metadata"]["resourceVersion"]
-        self.last_heard = asyncio.get_running_loop().time()
         self.synced.set()
         self._on_change("")
 
     def _take(self, event: Json) -> None:
         item = event["object"]
-        self.last_heard = asyncio.get_running_loop().time()
         if event["type"] == "ERROR":
             if item.get("code") == 410:
                 raise OutOfRange("the version is too old", reason="API_SERVER_410")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from allotment_allocator.adapters.kube.api import Json
-from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, OURS, PART_OF
+from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, OURS, PART_OF, RELEASE_LABEL
 from allotment_allocator.adapters.kube.states import (
     NODE_ANNOTATION,
     POOL_ANNOTATION,
@@ -15,7 +15,6 @@ from allotment_allocator.domain.ports import TrainerOrder
 
 EPOCH_LABEL = "allotment.dev/epoch"
 TENANT_LABEL = "allotment.dev/tenant"
-RELEASE_LABEL = "app.kubernetes.io/instance"
 TRAINER_LABEL = "allotment.dev/trainer"
 ACCOUNT = "allotment-trainer"
 CA_MAP = "allotment-ca"

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 from allotment_allocator.adapters.kube.api import Json
@@ -11,6 +11,7 @@ from allotment_allocator.domain.cluster import NodeView, Taint
 PART_OF = "app.kubernetes.io/part-of"
 OURS = "allotment"
 LEASE_LABEL = "allotment.dev/lease"
+RELEASE_LABEL = "app.kubernetes.io/instance"
 _QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?")
 _UNITS = (
     {"n": 1e-9, "u": 1e-6, "m": 1e-3, None: 1.0}
@@ -87,16 +88,13 @@ def requests_of(spec: Json) -> dict[str, float]:
     return dict(total)
 
 
-def used_by_others(pods: Iterable[Json]) -> dict[str, Counter[str]]:
-    """Requests by node of pods that are not trainers of ours; `pods` counts them."""
-    used: dict[str, Counter[str]] = {}
-    for pod in pods:
-        if not pod["node"] or pod["phase"] in _ENDED or LEASE_LABEL in pod["labels"]:
-            continue
-        node = used.setdefault(pod["node"], Counter())
-        node.update(pod["requests"])
-        node["pods"] += 1
-    return used
+def others_request(pod: Json, release: str) -> tuple[str, Counter[str]] | None:
+    """The node of a pod that is not a trainer of ours, and what it asks for; `pods` counts it."""
+    labels = pod["labels"]
+    ours = LEASE_LABEL in labels and labels.get(RELEASE_LABEL) == release
+    if ours or not pod["node"] or pod["phase"] in _ENDED:
+        return None
+    return pod["node"], Counter({**pod["requests"], "pods": 1})
 
 
 def _numbers(quantities: Mapping[str, str]) -> dict[str, float]:

@@ -9,13 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from allotment_allocator.adapters.kube.api import Json, KubeApi
-from allotment_allocator.adapters.kube.jobs import (
-    ACCOUNT,
-    CA_MAP,
-    RELEASE_LABEL,
-    TENANT_LABEL,
-)
-from allotment_allocator.adapters.kube.nodes import OURS, PART_OF
+from allotment_allocator.adapters.kube.jobs import ACCOUNT, CA_MAP, TENANT_LABEL
+from allotment_allocator.adapters.kube.nodes import OURS, PART_OF, RELEASE_LABEL
 from allotment_core.errors import (
     AllotmentError,
     AlreadyExists,
