@@ -82,6 +82,8 @@ class ClusterConfig:
     """JSON: more variables of the trainer's container."""
     largest_pod_memory: str = "1Ti"
     """Limit of a container in tenants' namespaces, as Kubernetes writes it."""
+    tenant_quota: str = "{}"
+    """JSON: more limits of the ResourceQuota in tenants' namespaces."""
 
     controller_address: str
     """host:port of the controller's listener for trainers, as a pod reaches it."""
@@ -90,6 +92,12 @@ class ClusterConfig:
     controller_pod_port: int = 8443
     """Where the controller's pods listen: policies see the port after service translation."""
     dataset_pod_port: int = 8443
+    dns_namespace: str = "kube-system"
+    """Of the cluster's DNS pods."""
+    dns_ports: tuple[str, ...] = ("53",)
+    """Where they listen (OpenShift: 5353)."""
+    dns_addresses: tuple[str, ...] = ()
+    """Ranges (CIDR) of DNS servers that are no pods, as a cache on each node is."""
     ca_file: Path
     """The authority (PEM) of both, copied to tenants' namespaces; read again when it changes."""
 
@@ -143,9 +151,9 @@ class ClusterConfig:
         for name in ("controller_address", "dataset_address"):
             if not getattr(self, name).rpartition(":")[2].isdigit():
                 raise _bad(name, f"is {clip(getattr(self, name))!r}; it has to be host:port")
-        for name in ("tenant_namespaces", "trainer_environment", "queues"):
+        for name in ("tenant_namespaces", "tenant_quota", "trainer_environment", "queues"):
             _texts(name, getattr(self, name))
-        _ = self.declared_pools, self.prices
+        _ = self.declared_pools, self.prices, self.dns_port_numbers
 
     @property
     def service_account(self) -> str:
@@ -158,6 +166,17 @@ class ClusterConfig:
     @property
     def namespaces_by_tenant(self) -> Mapping[str, str]:
         return _texts("tenant_namespaces", self.tenant_namespaces)
+
+    @property
+    def quota(self) -> Mapping[str, str]:
+        return _texts("tenant_quota", self.tenant_quota)
+
+    @property
+    def dns_port_numbers(self) -> tuple[int, ...]:
+        for port in self.dns_ports:
+            if not port.isdigit():
+                raise _bad("dns_ports", f"has {clip(port)!r}, which is no port")
+        return tuple(int(port) for port in self.dns_ports)
 
     @property
     def environment(self) -> Mapping[str, str]:

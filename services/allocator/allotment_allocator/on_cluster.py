@@ -17,6 +17,7 @@ from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.pool import Place, Pool
 from allotment_allocator.domain.staffing import StaffRules
 from allotment_core.clock import Clock
+from allotment_core.names import TenantName
 
 
 class Cluster:
@@ -28,15 +29,22 @@ class Cluster:
     def __init__(self, config: ClusterConfig, clock: Clock) -> None:
         self._api = KubeApi(connection_of(config.kubeconfig), config.qps, config.burst)
         self._pools = ClusterPools(
-            self._api, config.release, pool_rules(config), clock, self._held_places
+            self._api,
+            config.release,
+            config.namespace,
+            pool_rules(config),
+            clock,
+            self._held_places,
         )
-        spaces = TenantSpaces(
+        self._spaces = TenantSpaces(
             self._api,
             space_rules(config),
             lambda: config.ca_file.read_text("ascii"),
             clock.monotonic,
         )
-        self.launcher = KubeLauncher(self._api, job_rules(config), spaces, self._pools.pods, clock)
+        self.launcher = KubeLauncher(
+            self._api, job_rules(config), self._spaces, self._pools.pods, clock
+        )
         self._pools.on_pod = self.launcher.pod_changed
         self._board: Board | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -47,10 +55,13 @@ class Cluster:
         return self._pools.pools if self.launcher.ready else None
 
     def start(self, desk: Desk, board: Board, on_change: Callable[[], None]) -> None:
+        async def tenants() -> set[TenantName]:
+            return {tenant.name for tenant in await desk.read(lambda books: books.tenants())}
+
         self._board = board
         self._pools.on_change = self.launcher.on_change = on_change
-        works = (self._pools.run, self.launcher.jobs.run)
-        self._tasks = [asyncio.create_task(work()) for work in works]
+        works = (self._pools.run(), self.launcher.jobs.run(), self._spaces.run(tenants))
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -85,6 +96,7 @@ def job_rules(config: ClusterConfig) -> JobRules:
     """What trainers' pods have in common."""
     return JobRules(
         release=config.release,
+        home=config.namespace,
         image=config.trainer_image,
         pull_policy=config.trainer_pull_policy,
         pull_secret=config.trainer_pull_secret,
@@ -111,7 +123,11 @@ def space_rules(config: ClusterConfig) -> SpaceRules:
         made_beforehand=config.namespaces_by_tenant,
         controller_port=config.controller_pod_port,
         dataset_port=config.dataset_pod_port,
+        dns_namespace=config.dns_namespace,
+        dns_ports=config.dns_port_numbers,
+        dns_addresses=config.dns_addresses,
         largest_pod_memory=config.largest_pod_memory,
+        quota=config.quota,
         pull_secret=config.trainer_pull_secret if secret_file else "",
         pull_secret_json=secret_file.read_text("utf-8") if secret_file else "",
     )

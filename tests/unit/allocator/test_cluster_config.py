@@ -65,6 +65,8 @@ def test_pools_have_prices_and_what_an_autoscaler_may_bring() -> None:
         ("QUEUES", '{"acme": 3}'),
         ("TRAINER_ENVIRONMENT", "A=B"),
         ("TENANT_NAMESPACES", "acme"),
+        ("TENANT_QUOTA", '{"pods": 3}'),
+        ("DNS_PORTS", "53,dns"),
         ("SLOT_CORES", "0"),
         ("SLOT_CORES", "nan"),
         ("SLOT_CORES_LIMIT", "0.5"),

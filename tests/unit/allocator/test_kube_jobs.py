@@ -11,7 +11,9 @@ from allotment_allocator.domain.pool import CPU, GPU, Place
 from allotment_allocator.domain.ports import TrainerOrder
 from allotment_core.names import LeaseName, PoolName, TenantName
 
-RULES = JobRules(release="r", image="allotment/trainer:1", controller="c:443", dataset="d:443")
+RULES = JobRules(
+    release="r", home="h", image="allotment/trainer:1", controller="c:443", dataset="d:443"
+)
 
 
 def order(**more: Any) -> TrainerOrder:
@@ -78,7 +80,7 @@ def test_a_pod_goes_to_the_node_of_its_grant_or_where_one_is_still_to_come() -> 
 
 
 def test_with_a_queue_a_job_waits_to_be_admitted() -> None:
-    rules = JobRules(release="r", image="i", queue="team-a")
+    rules = JobRules(release="r", home="h", image="i", queue="team-a")
     job = make_job(order(), rules, GPU)
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"

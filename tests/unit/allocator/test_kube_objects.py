@@ -58,13 +58,18 @@ def test_first_steps_count_where_they_ask_for_more() -> None:
 def test_our_trainers_and_ended_pods_take_nothing_from_us() -> None:
     ended = pod("c", "n1", "4")
     ended["status"]["phase"] = "Succeeded"
-    labels = {"allotment.dev/lease": "l1", "app.kubernetes.io/instance": "r"}
+    labels = {
+        "allotment.dev/lease": "l1",
+        "app.kubernetes.io/instance": "r",
+        "allotment.dev/home": "h",
+    }
     trainer = trim_pod(pod("b", "n1", "2", **labels))
     others = [trim_pod(p) for p in (pod("a", "n1", "500m"), ended, pod("d", "", "1"))]
-    used = [others_request(pod, "r") for pod in others]
+    used = [others_request(pod, "r", "h") for pod in others]
     assert used == [("n1", {"cpu": 0.5, "nvidia.com/gpu": 1.0, "pods": 1}), None, None]
-    assert others_request(trainer, "r") is None
-    assert others_request(trainer, "another release") is not None
+    assert others_request(trainer, "r", "h") is None
+    assert others_request(trainer, "another release", "h") is not None
+    assert others_request(trainer, "r", "another namespace") is not None
 
 
 def test_a_node_is_read_with_its_state() -> None:

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from allotment_allocator.adapters.kube.api import Json
-from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, OURS, PART_OF, RELEASE_LABEL
+from allotment_allocator.adapters.kube.nodes import (
+    HOME_LABEL,
+    LEASE_LABEL,
+    OURS,
+    PART_OF,
+    RELEASE_LABEL,
+)
 from allotment_allocator.adapters.kube.states import (
     NODE_ANNOTATION,
     POOL_ANNOTATION,
@@ -33,6 +39,8 @@ class JobRules:
 
     release: str
     """Of the chart: two of them in one cluster don't see each other's Jobs."""
+    home: str
+    """The namespace of the services."""
     image: str
     pull_policy: str = "IfNotPresent"
     pull_secret: str = ""
@@ -64,6 +72,7 @@ def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         PART_OF: OURS,
         "app.kubernetes.io/component": "trainer",
         RELEASE_LABEL: rules.release,
+        HOME_LABEL: rules.home,
         TENANT_LABEL: order.lease.tenant.tenant_id,
         LEASE_LABEL: order.lease.lease_id,
         EPOCH_LABEL: str(order.epoch),

@@ -9,7 +9,12 @@ from typing import Any, Protocol
 from allotment_allocator.adapters.kube import jobs
 from allotment_allocator.adapters.kube.api import Json, KubeApi
 from allotment_allocator.adapters.kube.informer import Informer
-from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, RELEASE_LABEL
+from allotment_allocator.adapters.kube.nodes import (
+    HOME_LABEL,
+    LEASE_LABEL,
+    RELEASE_LABEL,
+    is_trainer,
+)
 from allotment_allocator.adapters.kube.states import job_view, judge
 from allotment_allocator.domain.ports import Trainer, TrainerExit, TrainerOrder, TrainerState
 from allotment_core.clock import Clock
@@ -72,7 +77,7 @@ class KubeLauncher:
         self._pods = pods
         self._clock = clock
         self.on_change: Callable[[], None] = lambda: None
-        selector = f"{RELEASE_LABEL}={rules.release},{LEASE_LABEL}"
+        selector = f"{RELEASE_LABEL}={rules.release},{HOME_LABEL}={rules.home},{LEASE_LABEL}"
         self.jobs = Informer(
             api, "/apis/batch/v1/jobs", job_view, self.job_changed, labelSelector=selector
         )
@@ -225,7 +230,7 @@ class KubeLauncher:
     def _file(self, key: str, pod: Json) -> str | None:
         """Puts a pod of ours with its Job; the Job's key."""
         labels = pod["labels"]
-        if LEASE_LABEL not in labels or labels.get(RELEASE_LABEL) != self._rules.release:
+        if not is_trainer(pod, self._rules.release, self._rules.home):
             return None
         job = f"{pod['namespace']}/{labels.get('batch.kubernetes.io/job-name', '')}"
         known = self._known.get(job)

@@ -12,6 +12,8 @@ PART_OF = "app.kubernetes.io/part-of"
 OURS = "allotment"
 LEASE_LABEL = "allotment.dev/lease"
 RELEASE_LABEL = "app.kubernetes.io/instance"
+HOME_LABEL = "allotment.dev/home"
+"""The services' namespace: releases of one name in two namespaces are two."""
 _QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?")
 _UNITS = (
     {"n": 1e-9, "u": 1e-6, "m": 1e-3, None: 1.0}
@@ -88,11 +90,16 @@ def requests_of(spec: Json) -> dict[str, float]:
     return dict(total)
 
 
-def others_request(pod: Json, release: str) -> tuple[str, Counter[str]] | None:
-    """The node of a pod that is not a trainer of ours, and what it asks for; `pods` counts it."""
+def is_trainer(pod: Json, release: str, home: str) -> bool:
+    """Whether a pod is a trainer of the release in that namespace."""
     labels = pod["labels"]
-    ours = LEASE_LABEL in labels and labels.get(RELEASE_LABEL) == release
-    if ours or not pod["node"] or pod["phase"] in _ENDED:
+    ours = labels.get(RELEASE_LABEL) == release and labels.get(HOME_LABEL) == home
+    return ours and LEASE_LABEL in labels
+
+
+def others_request(pod: Json, release: str, home: str) -> tuple[str, Counter[str]] | None:
+    """The node of a pod that is not a trainer of ours, and what it asks for; `pods` counts it."""
+    if is_trainer(pod, release, home) or not pod["node"] or pod["phase"] in _ENDED:
         return None
     return pod["node"], Counter({**pod["requests"], "pods": 1})
 

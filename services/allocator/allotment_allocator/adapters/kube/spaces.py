@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from allotment_allocator.adapters.kube.api import Json, KubeApi
 from allotment_allocator.adapters.kube.jobs import ACCOUNT, CA_MAP, TENANT_LABEL
-from allotment_allocator.adapters.kube.nodes import OURS, PART_OF, RELEASE_LABEL
+from allotment_allocator.adapters.kube.nodes import HOME_LABEL, OURS, PART_OF, RELEASE_LABEL
 from allotment_core.errors import (
     AllotmentError,
     AlreadyExists,
@@ -23,8 +23,6 @@ from allotment_core.names import TenantName
 
 log = logging.getLogger(__name__)
 
-HOME_LABEL = "allotment.dev/home"
-"""The services' namespace: releases of one name in two namespaces are two."""
 _LONGEST_NAME = 63
 _CHECKED_EVERY_S = 600.0
 _LOOKED_EVERY_S = 2.0

@@ -32,13 +32,15 @@ class ClusterPools:
         self,
         api: KubeApi,
         release: str,
+        home: str,
         rules: PoolRules,
         clock: Clock,
         held: Callable[[], Collection[Place]] = tuple,
     ) -> None:
-        """`held`: where leases are now."""
+        """`release`, `home`: of the services; `held`: where leases are now."""
         self._api = api
         self._release = release
+        self._home = home
         self._rules = rules
         self._clock = clock
         self._held = held
@@ -113,7 +115,7 @@ class ClusterPools:
 
     def _count(self, key: str) -> None:
         pod = self.pods.objects.get(key)
-        now = None if pod is None else others_request(pod, self._release)
+        now = None if pod is None else others_request(pod, self._release, self._home)
         before = self._requests.get(key)
         if now == before:
             return
