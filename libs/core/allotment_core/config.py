@@ -1,6 +1,7 @@
 """Configuration: one frozen dataclass per service, read once from the environment."""
 
 import dataclasses
+import enum
 import types
 import typing
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ _BOOLEANS |= {"0": False, "false": False, "no": False, "off": False}
 def load(cls: type[C], env: Mapping[str, str], prefix: str) -> C:
     """The config: field `work_dir` comes from `{prefix}WORK_DIR`, unset fields keep their defaults.
 
-    Fields are str, int, float, bool, Path, tuples of str (separated by commas), or one of these
-    or None ("" reads as None).
+    Fields are str, int, float, bool, Path, an Enum (by its values), tuples of str (separated by
+    commas), or one of these or None ("" reads as None).
     Raises: InvalidArgument (INVALID_CONFIG) for an unknown variable with the prefix, a value that
         does not read, or a field without a default that is not set.
     """
@@ -50,6 +51,8 @@ def _read(variable: str, text: str, hint: Any) -> Any:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if typing.get_origin(hint) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(hint, enum.EnumType):
+        return _member(variable, text, hint)
     try:
         if hint is bool:
             return _BOOLEANS[text.lower()]
@@ -58,6 +61,14 @@ def _read(variable: str, text: str, hint: Any) -> Any:
     except (ValueError, KeyError):
         raise _bad(f"{variable} is {clip(text)!r}, which is not a {hint.__name__}") from None
     raise TypeError(f"settings of type {hint} are not supported")
+
+
+def _member(variable: str, text: str, kind: enum.EnumType) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(str(member.value) for member in kind)  # type: ignore[var-annotated]
+        raise _bad(f"{variable} is {clip(text)!r}; it has to be one of {known}") from None
 
 
 def _bad(message: str) -> InvalidArgument:

@@ -183,7 +183,18 @@ def experiment(wire: search_pb2.Experiment) -> types.Experiment:
             improved_audits=wire.early_stopping.improved_audit_count,
         ),
         refit_of=wire.refit_of,
+        budget_start=_enum(
+            types.BudgetStart, search_pb2.BudgetStart.Name(wire.budget_start), "BUDGET_START_"
+        ),
+        start_time=_time(wire, "start_time") or _started_before_it_was_told(wire),
+        queue_deadline=_time(wire, "queue_deadline"),
     )
+
+
+def _started_before_it_was_told(wire: search_pb2.Experiment) -> datetime | None:
+    """Servers that don't tell count from the creation."""
+    told = wire.budget_start != search_pb2.BUDGET_START_UNSPECIFIED
+    return None if told else _at(wire.create_time)
 
 
 def _attempts(wire: search_pb2.Trial, by_cause: Mapping[str, int]) -> int:

@@ -52,6 +52,14 @@ class Metric(Word):
         return self in (Metric.LOG_LOSS, Metric.RMSE, Metric.MAE)
 
 
+class BudgetStart(Word):
+    """From when a wall time counts: from the call that gave it, or from the first lease."""
+
+    UNSPECIFIED = "unspecified"
+    CREATED = "created"
+    GRANTED = "granted"
+
+
 class ExperimentState(Word):
     UNSPECIFIED = "unspecified"
     RUNNING = "running"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from allotment.enums import AttemptCause as AttemptCause
+from allotment.enums import BudgetStart as BudgetStart
 from allotment.enums import ColumnRole as ColumnRole
 from allotment.enums import ColumnType as ColumnType
 from allotment.enums import ExperimentState as ExperimentState
@@ -149,6 +150,16 @@ class Experiment:
     early_stopping: EarlyStopping
     refit_of: str
     """The model that it makes anew; empty: a search."""
+    budget_start: BudgetStart = BudgetStart.CREATED
+    start_time: datetime | None = None
+    """From when its budget counts; None: it still waits for its first lease."""
+    queue_deadline: datetime | None = None
+    """Until when it waits for that lease."""
+
+    @property
+    def is_queued(self) -> bool:
+        """It waits for its first lease, and its budget does not count yet."""
+        return self.start_time is None and self.state is ExperimentState.RUNNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from allotment_api.allocator.v1 import allocator_pb2
 from allotment_api.common.v1 import problem_pb2, table_pb2
 from allotment_api.dataset.v1 import blob_pb2, dataset_pb2
 from allotment_api.exporter.v1 import exporter_pb2
-from allotment_core.errors import NotFound, Unimplemented
+from allotment_core.errors import FailedPrecondition, NotFound, Unimplemented
 
 C = TypeVar("C")
 LeaseListener = Callable[[allocator_pb2.Lease], None]
@@ -165,12 +165,16 @@ class PretendAllocator:
         self.leases: dict[str, allocator_pb2.Lease] = {}
         self.renewed: list[str] = []
         self.on_grant: LeaseListener = lambda lease: None
+        self.refuses = ""
+        """Why nobody can be granted a lease ever; empty: they can."""
         self._numbers = itertools.count(1)
         self._watchers: set[asyncio.Queue[allocator_pb2.Lease]] = set()
 
     async def CreateLease(
         self, request: allocator_pb2.CreateLeaseRequest, context: Any
     ) -> allocator_pb2.CreateLeaseResponse:
+        if self.refuses:
+            raise FailedPrecondition(self.refuses, reason="LARGER_THAN_QUOTA")
         lease = allocator_pb2.Lease(
             name=f"{request.parent}/leases/l{next(self._numbers)}",
             state=allocator_pb2.LEASE_STATE_QUEUED,
@@ -218,6 +222,11 @@ class PretendAllocator:
             raise NotFound(f"there is no lease {request.name}")
         self.end(request.name, allocator_pb2.LEASE_STATE_RELEASED)
         return allocator_pb2.ReleaseLeaseResponse(lease=lease)
+
+    def open_slots(self, count: int) -> None:
+        """There are so many slots from now on."""
+        self.slot_count = count
+        self._grant()
 
     def end(self, name: str, state: "allocator_pb2.LeaseState.ValueType") -> None:
         """The lease ends; the next one that waits is granted."""

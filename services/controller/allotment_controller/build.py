@@ -70,6 +70,7 @@ async def build(
             least_saving_s=config.early_stopping_saving_s,
             fit_rung_count=config.early_stopping_fit_rungs,
         ),
+        budget_start=config.budget_starts,
         sampling=sampling,
     )
     controller = Controller(around, store)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from allotment_controller.domain.experiment import BudgetStart
 from allotment_core.rpc.alone import ServerConfig
 
 
@@ -32,6 +33,9 @@ class ControllerConfig:
     ninth and a third of them, 0 after whole folds alone."""
     trial_limit_s: float = 3600.0
     """Seconds that a trial may take where the experiment's deadline is not nearer."""
+    budget_starts: BudgetStart = BudgetStart.CREATED
+    """From when the wall time of a new experiment counts: created, or granted (from its first
+    lease, as in a cluster, where that may take long). Each experiment keeps what it began with."""
     sampler: str = "tpe"
     """What chooses trials beyond the portfolio: tpe, with a share of random draws, or random."""
 

@@ -102,6 +102,9 @@ def budget(message: search_pb2.Budget) -> Budget:
         wall_time_s=_seconds(message.wall_time) if message.HasField("wall_time") else None,
         started_before_s=_seconds(message.started_before),
         trial_count=message.trial_count,
+        queue_timeout_s=(
+            _seconds(message.queue_timeout) if message.HasField("queue_timeout") else None
+        ),
     )
 
 
@@ -129,6 +132,8 @@ def spec(value: ExperimentSpec) -> search_pb2.ExperimentSpec:
         _set_duration(message.budget.wall_time, value.budget.wall_time_s)
     if value.budget.started_before_s:
         _set_duration(message.budget.started_before, value.budget.started_before_s)
+    if value.budget.queue_timeout_s is not None:
+        _set_duration(message.budget.queue_timeout, value.budget.queue_timeout_s)
     return message
 
 
@@ -161,6 +166,7 @@ def experiment(value: Experiment) -> search_pb2.Experiment:
         etag=etag(value),
         revision=value.revision,
         refit_of=plan.refit.model if plan.refit is not None else "",
+        budget_start=search_pb2.BudgetStart.Value(f"BUDGET_START_{plan.budget_start.name}"),
     )
     if value.wait is not None:
         message.wait.reason = value.wait.reason
@@ -168,6 +174,10 @@ def experiment(value: Experiment) -> search_pb2.Experiment:
         message.wait.position = value.wait.position
     if plan.deadline is not None:
         message.deadline.CopyFrom(timestamp(plan.deadline))
+    if plan.start_time is not None:
+        message.start_time.CopyFrom(timestamp(plan.start_time))
+    if plan.queue_deadline is not None:
+        message.queue_deadline.CopyFrom(timestamp(plan.queue_deadline))
     if value.end_time is not None:
         message.end_time.CopyFrom(timestamp(value.end_time))
     return message

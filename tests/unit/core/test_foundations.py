@@ -80,6 +80,11 @@ def test_an_etag_that_moved_on_aborts() -> None:
     assert caught.value.reason == "ETAG_MISMATCH"
 
 
+class Tone(enum.Enum):
+    HIGH = "high"
+    LOW = "low"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     work_dir: Path
@@ -88,6 +93,7 @@ class Settings:
     loud: bool = False
     names: tuple[str, ...] = ()
     limit_s: float | None = None
+    tone: Tone = Tone.HIGH
 
 
 def test_settings_are_read_from_the_environment() -> None:
@@ -97,10 +103,11 @@ def test_settings_are_read_from_the_environment() -> None:
         "X_LOUD": "true",
         "X_NAMES": "a, b",
         "X_LIMIT_S": "1.5",
+        "X_TONE": "low",
         "OTHER": "1",
     }
     assert config.load(Settings, env, "X_") == Settings(
-        work_dir=Path("/tmp/x"), slots=4, loud=True, names=("a", "b"), limit_s=1.5
+        work_dir=Path("/tmp/x"), slots=4, loud=True, names=("a", "b"), limit_s=1.5, tone=Tone.LOW
     )
 
 
@@ -111,6 +118,7 @@ def test_settings_are_read_from_the_environment() -> None:
         ({"X_WORK_DIR": "/", "X_SLOT": "1"}, "X_SLOTS"),
         ({"X_WORK_DIR": "/", "X_SLOTS": "two"}, "'two'"),
         ({"X_WORK_DIR": "/", "X_LOUD": "maybe"}, "'maybe'"),
+        ({"X_WORK_DIR": "/", "X_TONE": "shrill"}, "'shrill'.*high, low"),
     ],
 )
 def test_bad_settings_are_named(env: dict[str, str], told: str) -> None:

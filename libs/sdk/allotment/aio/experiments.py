@@ -56,12 +56,14 @@ class Experiments(Group):
         without_early_stopping: bool = False,
         experiment_id: str = "",
         started_before_s: float = 0.0,
+        queue_timeout_s: float | None = None,
     ) -> Experiment:
         """A search over a dataset's latest version, or over the given version.
 
         At least one of `budget_s` (seconds of wall time, 10 or more) and `trials` limits it;
         `started_before_s` is how much of `budget_s` is spent already. `without_early_stopping`:
-        no trial is put off because others did better on its first folds. Raises: InvalidArgument
+        no trial is put off because others did better on its first folds. `queue_timeout_s`: it
+        fails (QUEUE_TIMEOUT) when no trainer came within these seconds. Raises: InvalidArgument
         with the field that is wrong.
         """
         spec = wire.ExperimentSpec(
@@ -80,7 +82,7 @@ class Experiments(Group):
             spec.task = convert.task_to_wire(task)
         if metric:
             spec.metric = convert.metric_to_wire(metric)
-        _set_budget(spec.budget, budget_s, trials, started_before_s)
+        _set_budget(spec.budget, budget_s, trials, started_before_s, queue_timeout_s)
         request = wire.CreateExperimentRequest(
             request_id=new_request_id(),
             parent=self._tenant,
@@ -120,18 +122,20 @@ class Experiments(Group):
         budget_s: float | None = None,
         trials: int = 0,
         started_before_s: float = 0.0,
+        queue_timeout_s: float | None = None,
     ) -> Experiment:
         """Goes on with a paused search; with a budget also with one that has ended, which keeps
         its whole history.
 
         `budget_s` (seconds from now, 10 or more) and `trials` (so many more) take the old
         budget's place; `started_before_s` is how much of `budget_s` is spent already.
+        `queue_timeout_s` goes with a new budget: as for `create`.
         """
         request = wire.ResumeExperimentRequest(
             request_id=new_request_id(), name=self._name(experiment, "experiments")
         )
         if budget_s is not None or trials:
-            _set_budget(request.budget, budget_s, trials, started_before_s)
+            _set_budget(request.budget, budget_s, trials, started_before_s, queue_timeout_s)
         response = await self._call(self._stub.ResumeExperiment, request)
         return convert.experiment(response.experiment)
 
@@ -231,10 +235,16 @@ class Experiments(Group):
 
 
 def _set_budget(
-    budget: wire.Budget, budget_s: float | None, trials: int, started_before_s: float
+    budget: wire.Budget,
+    budget_s: float | None,
+    trials: int,
+    started_before_s: float,
+    queue_timeout_s: float | None,
 ) -> None:
     budget.trial_count = trials
     if budget_s is not None:
         budget.wall_time.FromTimedelta(timedelta(seconds=budget_s))
         if started_before_s:
             budget.started_before.FromTimedelta(timedelta(seconds=started_before_s))
+    if queue_timeout_s is not None:
+        budget.queue_timeout.FromTimedelta(timedelta(seconds=queue_timeout_s))

@@ -17,9 +17,15 @@ from allotment.cli.render import (
     short,
 )
 from allotment.cli.session import connect
+from allotment.cli.view import waiting
 from allotment.types import Change, Experiment, Model, Trial
 
 app = typer.Typer(help="Start, follow and end searches.")
+
+QUEUED = "- (its budget counts from its first trainer)"
+QueueTimeout = Annotated[
+    str, typer.Option(help="Fail when no trainer came within this time: 10m; at least 1s.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -41,7 +47,7 @@ def list_experiments(as_json: JsonOption = False) -> None:
         (
             (
                 short(e.name),
-                str(e.state),
+                "queued" if e.is_queued else str(e.state),
                 e.target,
                 str(e.metric),
                 number(e.best_score),
@@ -69,6 +75,7 @@ def create(
     time: Annotated[str, typer.Option(help="Column that orders the rows in time.")] = "",
     family: Annotated[list[str] | None, typer.Option(help="Only this family; repeatable.")] = None,
     max_parallel: Annotated[int, typer.Option(min=0)] = 0,
+    queue_timeout: QueueTimeout = "",
     early_stopping: Annotated[
         bool, typer.Option(help="Put trials off that others beat on their first folds.")
     ] = True,
@@ -94,6 +101,7 @@ def create(
             max_parallel=max_parallel,
             without_early_stopping=not early_stopping,
             experiment_id=name,
+            queue_timeout_s=parse_duration_s(queue_timeout) if queue_timeout else None,
         )
     _print_experiment(made, as_json)
 
@@ -129,12 +137,18 @@ def resume(
     experiment: str,
     budget: Annotated[str, typer.Option(help="From now: 60s, 5m, 1h.")] = "",
     trials: Annotated[int, typer.Option(help="So many trials more.", min=0)] = 0,
+    queue_timeout: QueueTimeout = "",
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a paused search, or by a new budget with one that has ended."""
     budget_s = parse_duration_s(budget) if budget else None
+    if queue_timeout and budget_s is None and not trials:
+        raise typer.BadParameter("--queue-timeout goes with a new --budget or more --trials")
+    timeout_s = parse_duration_s(queue_timeout) if queue_timeout else None
     with connect() as client:
-        found = client.experiments.resume(experiment, budget_s=budget_s, trials=trials)
+        found = client.experiments.resume(
+            experiment, budget_s=budget_s, trials=trials, queue_timeout_s=timeout_s
+        )
     _print_experiment(found, as_json)
 
 
@@ -224,7 +238,7 @@ def describe(change: Change) -> str:
             f"model {change.name.rsplit('/', 1)[-1]} {change.family} {score} {change.state}{ending}"
         )
     best = f", best {change.metric} {number(change.best_score)}" if change.best_model else ""
-    waits = f", waits: {change.wait.message}" if change.wait else ""
+    waits = f", {waiting(change.wait)}" if change.wait else ""
     return f"{change.state}, {change.finished_trial_count} trials{best}{waits}"
 
 
@@ -239,7 +253,8 @@ def _print_experiment(found: Experiment, as_json: bool) -> None:
             "data": found.dataset_version,
             "target": f"{found.target} ({found.task})",
             "metric": str(found.metric),
-            "deadline": moment(found.deadline),
+            "deadline": QUEUED if found.is_queued else moment(found.deadline),
+            **({"queued until": moment(found.queue_deadline)} if found.queue_deadline else {}),
             "trials": f"{found.finished_trial_count} finished, {found.running_trial_count} running",
             "best": f"{found.best_model or '-'} {number(found.best_score)}",
             **_early_stopping(found),
@@ -247,7 +262,7 @@ def _print_experiment(found: Experiment, as_json: bool) -> None:
         }
     )
     if found.wait:
-        print(f"waits: {found.wait.message} [{found.wait.reason}]")
+        print(waiting(found.wait))
     if found.problem:
         print(f"failed: {found.problem.message} [{found.problem.reason}]")
     for warning in found.warnings:

@@ -30,11 +30,9 @@ class Request:
     max_parallel: int
     roles: dict[str, ColumnRole]
     started_monotonic: float
+    queue_timeout_s: float | None = None
+    """How long to wait for the first trainer; None: as long as that takes."""
     resume: str = ""
     """The experiment to go on with; empty: a new one."""
     state_dir: Path | None = None
     """Where our own server keeps what it knows; None: for the time of the command."""
-
-    @property
-    def deadline_monotonic(self) -> float | None:
-        return None if self.budget_s is None else self.started_monotonic + self.budget_s

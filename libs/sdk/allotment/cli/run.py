@@ -1,5 +1,5 @@
 """`allotment run`: from a file to a model, within a budget that counts from the command's own
-start.
+start, or in a cluster from the experiment's first trainer.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from allotment.cli import own_server
+from allotment.cli.countdown import Countdown
 from allotment.cli.data import column_roles
 from allotment.cli.options import CHOICE, parse_duration_s
 from allotment.cli.request import Interrupted, Request
@@ -34,7 +35,14 @@ def run(
         str, typer.Option(help="log_loss, auc, ap, accuracy, f1, rmse, mae or r2")
     ] = "",
     budget: Annotated[
-        str, typer.Option(help="Wall time from the command's start: 60s, 5m; at least 10s.")
+        str,
+        typer.Option(
+            help="Wall time from the command's start, in a cluster from its first trainer: 60s, "
+            "5m; at least 10s."
+        ),
+    ] = "",
+    queue_timeout: Annotated[
+        str, typer.Option(help="Fail when no trainer came within this time: 10m; at least 1s.")
     ] = "",
     trials: Annotated[int, typer.Option(help="At most so many trials.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same folds.", min=0)] = 0,
@@ -79,6 +87,7 @@ def run(
         max_parallel=max_parallel,
         roles=column_roles(ignore or (), weight, group, time),
         started_monotonic=STARTED_MONOTONIC,
+        queue_timeout_s=parse_duration_s(queue_timeout) if queue_timeout else None,
         resume=resume,
         state_dir=state_dir,
     )
@@ -87,9 +96,11 @@ def run(
     # gRPC: only now, so that other commands and wrong usage don't wait for it.
     from allotment.cli.search import Search  # noqa: PLC0415
 
+    countdown = Countdown(STARTED_MONOTONIC, request.budget_s)
     search = Search(
         request,
-        View(as_json=as_json, budget_s=request.budget_s),
+        View(as_json=as_json, countdown=countdown),
+        countdown,
         lambda: _settings(state_dir),
         own_server.folder(),
     )

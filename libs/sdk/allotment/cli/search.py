@@ -17,6 +17,7 @@ from typing import Any
 
 from allotment.aio.client import AsyncClient
 from allotment.cli import own_server
+from allotment.cli.countdown import Countdown
 from allotment.cli.leaderboard import write_files
 from allotment.cli.options import say
 from allotment.cli.request import Interrupted, Request
@@ -64,12 +65,14 @@ class Search:
         self,
         request: Request,
         view: View,
+        countdown: Countdown,
         connect: Callable[[], Settings],
         folder: Path | None,
     ) -> None:
         """`folder`: where the model at hand is kept; one of our own server goes with that."""
         self._request = request
         self._view = view
+        self._countdown = countdown
         self._connect = connect
         self._found = Found()
         self._staging = Path(tempfile.mkdtemp(prefix="allotment-model-", dir=folder))
@@ -158,7 +161,9 @@ class Search:
             time=request.time,
             max_parallel=request.max_parallel,
             started_before_s=self._spent_s(),
+            queue_timeout_s=request.queue_timeout_s,
         )
+        self._countdown.heard(experiment)
         self._view.begun(experiment, version.warnings)
         return experiment
 
@@ -170,7 +175,9 @@ class Search:
             budget_s=request.budget_s,
             trials=request.trials,
             started_before_s=self._spent_s(),
+            queue_timeout_s=request.queue_timeout_s,
         )
+        self._countdown.heard(experiment)
         self._view.begun(experiment, experiment.warnings)
         return experiment
 
@@ -201,6 +208,7 @@ class Search:
                 found.models[change.name] = change
             else:
                 found.experiment = change
+                self._countdown.heard(change)
             self._view.changed(change)
             self._changed.set()
 
@@ -229,9 +237,7 @@ class Search:
         self, client: AsyncClient, follower: "asyncio.Task[None]", fetcher: "asyncio.Task[None]"
     ) -> None:
         """Until the experiment has ended, or its time is over and a model is at hand."""
-        deadline = self._request.deadline_monotonic
-        end = math.inf if deadline is None else deadline + GRACE_S
-        give_up = math.inf
+        end = give_up = math.inf
         stop = asyncio.create_task(self._interrupted.wait())
         try:
             while not follower.done() and not fetcher.done():
@@ -239,6 +245,9 @@ class Search:
                 if stop.done() and give_up == math.inf:
                     end, give_up = now + STOP_GRACE_S, now + FIRST_MODEL_GRACE_S
                     await self._cancel(client)
+                elif give_up == math.inf:
+                    ends = self._countdown.ends
+                    end = math.inf if ends is None else ends + GRACE_S
                 if now >= give_up or (now >= end and self._staged is not None):
                     return
                 tasks = {follower, fetcher} | (set() if stop.done() else {stop})
@@ -253,7 +262,7 @@ class Search:
                 await asyncio.wait_for(client.experiments.cancel(self._found.experiment), 5.0)
 
     def _finish(self, begun: Experiment, failures: Sequence[AllotmentError]) -> None:
-        """Raises: the first failure, after writing the model at hand."""
+        """Raises: the first failure, or why the search failed, after writing the model at hand."""
         experiment = self._found.experiment or begun
         trials = list(self._found.trials.values())
         if self._staged is not None:
@@ -265,6 +274,8 @@ class Search:
                 self._view.can_resume(experiment, self._request.state_dir, self._request.out)
         if failures:
             raise failures[0]
+        if experiment.state is ExperimentState.FAILED and experiment.problem:
+            raise FailedPrecondition(experiment.problem.message, reason=experiment.problem.reason)
         if self._staged is None:
             self._raise_without_model()
 
@@ -272,9 +283,6 @@ class Search:
         if self._interrupted.is_set():
             self._view.note("stopped before the first model was ready; nothing is written")
             return
-        experiment = self._found.experiment
-        if experiment and experiment.state is ExperimentState.FAILED and experiment.problem:
-            raise FailedPrecondition(experiment.problem.message, reason=experiment.problem.reason)
         refused = [m.problem for m in self._found.models.values() if m.problem]
         failed = [t.problem for t in self._found.trials.values() if t.problem]
         why = next(reversed(refused or failed), None)

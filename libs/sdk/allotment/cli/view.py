@@ -11,10 +11,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from allotment.cli.countdown import Countdown
 from allotment.cli.leaderboard import Row, ranked
 from allotment.cli.render import number, print_json, print_table
 from allotment.cli.started import STARTED_MONOTONIC
-from allotment.types import Change, DatasetVersion, Experiment, Model, Progress, Trial, TrialState
+from allotment.types import (
+    Change,
+    DatasetVersion,
+    Experiment,
+    Model,
+    Progress,
+    Trial,
+    TrialState,
+    Wait,
+)
 from allotment.types import Warning as DataWarning
 
 TABLE_ROWS = 10
@@ -25,14 +35,15 @@ class View:
     alone.
     """
 
-    def __init__(self, *, as_json: bool, budget_s: float | None) -> None:
+    def __init__(self, *, as_json: bool, countdown: Countdown) -> None:
         self._as_json = as_json
-        self._budget_s = budget_s
+        self._countdown = countdown
         self._console = Console(stderr=as_json, highlight=False)
         self._live: Live | None = None
         self._experiment: Experiment | None = None
         self._trials: dict[str, Trial] = {}
         self._told: set[str] = set()
+        self._waited_for = ""
         self._stage = ""
 
     def __enter__(self) -> Self:
@@ -105,6 +116,7 @@ class View:
                     f"{self._clock()} model {change.best_model.rsplit('/', 1)[-1]}: "
                     f"{change.metric} {number(change.best_score)}"
                 )
+            self._tell_wait(change)
             self._experiment = change
         elif isinstance(change, Trial):
             self._trials[change.name] = change
@@ -112,6 +124,18 @@ class View:
             if ended and change.name not in self._told:
                 self._told.add(change.name)
                 self.note(self._trial_line(change))
+
+    def _tell_wait(self, experiment: Experiment) -> None:
+        """While nothing runs: what is waited for, once for each reason, and that it is over."""
+        idle = not (experiment.running_trial_count or experiment.state.final)
+        wait = experiment.wait if idle else None
+        started = self._experiment is not None and self._experiment.is_queued
+        if started and not experiment.is_queued and not experiment.state.final:
+            counts = ": the budget counts from now" if self._countdown.ends is not None else ""
+            self.note(f"{self._clock()} a trainer is granted{counts}")
+        if wait is not None and wait.reason != self._waited_for and self._live is None:
+            self.note(f"{self._clock()} {waiting(wait)}")
+        self._waited_for = wait.reason if wait is not None else ""
 
     def _trial_line(self, trial: Trial) -> str:
         metric = self._experiment.metric if self._experiment else "score"
@@ -124,11 +148,17 @@ class View:
 
     def _status(self) -> Text:
         spent_s = time.monotonic() - STARTED_MONOTONIC
-        left = (
-            "" if self._budget_s is None else f", {max(0.0, self._budget_s - spent_s):.0f} s left"
-        )
+        left_s = self._countdown.left_s
+        left = "" if left_s is None else f", {left_s:.0f} s left"
         if self._experiment is None:
             return Text(f"{self._stage or 'starting'} ... {spent_s:.0f} s{left}")
+        if self._waited_for and self._experiment.wait is not None:
+            return Text(
+                f"{waiting(self._experiment.wait)} ... {spent_s:.0f} s{left}",
+                style="bold",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
         running = [t for t in self._trials.values() if t.state is TrialState.RUNNING]
         names = ", ".join(t.family for t in running) or "no trial"
         finished = sum(t.end_time is not None for t in self._trials.values())
@@ -182,6 +212,12 @@ class View:
         for path in files:
             print(f"written: {path}")
         sys.stdout.flush()
+
+
+def waiting(wait: Wait) -> str:
+    """What is waited for, and in brackets what would end that."""
+    place = f", place {wait.position}" if wait.position else ""
+    return f"waiting: {wait.reason}{place} ({wait.message})"
 
 
 def by_rank(trials: Sequence[Trial], board: Sequence[Row]) -> list[Trial]:

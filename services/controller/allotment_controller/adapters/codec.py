@@ -7,7 +7,13 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan, Refit
+from allotment_controller.domain.experiment import (
+    Budget,
+    BudgetStart,
+    ExperimentSpec,
+    Plan,
+    Refit,
+)
 from allotment_controller.domain.model import Artefact, Calibration, Member, Model
 from allotment_controller.domain.task import (
     Metric,
@@ -63,10 +69,14 @@ def plan_to_json(plan: Plan) -> str:
     """All of the plan but its table."""
     spec = plan.spec
     split = plan.split
+    budget = asdict(spec.budget)
+    # Beside the spec, where versions that don't know it yet don't read it.
+    queue_timeout_s = budget.pop("queue_timeout_s")
     return dump(
         {
             "spec": {
                 **asdict(spec),
+                "budget": budget,
                 "dataset_version": str(spec.dataset_version),
                 "task": spec.task.name,
                 "metric": spec.metric.name,
@@ -82,6 +92,10 @@ def plan_to_json(plan: Plan) -> str:
             "refit": None if plan.refit is None else _refit_to_json(plan.refit),
             "traits": None if plan.traits is None else asdict(plan.traits),
             "portfolio_order": plan.portfolio_order,
+            "budget_start": plan.budget_start.value,
+            "grant_time": to_us(plan.grant_time),
+            "queue_timeout_s": queue_timeout_s,
+            "queue_deadline": to_us(plan.queue_deadline),
         }
     )
 
@@ -96,7 +110,7 @@ def plan_from_json(text: str, table: bytes) -> Plan:
                 "dataset_version": VersionName.parse(spec["dataset_version"]),
                 "task": TaskType[spec["task"]],
                 "metric": Metric[spec["metric"]],
-                "budget": Budget(**spec["budget"]),
+                "budget": Budget(**spec["budget"], queue_timeout_s=raw.get("queue_timeout_s")),
                 "ignored_columns": tuple(spec["ignored_columns"]),
                 "families": tuple(spec["families"]),
             }
@@ -113,6 +127,9 @@ def plan_from_json(text: str, table: bytes) -> Plan:
         refit=_refit_from_json(raw.get("refit")),
         traits=Traits(**raw["traits"]) if raw.get("traits") else None,
         portfolio_order=tuple(raw.get("portfolio_order", ())),
+        budget_start=BudgetStart(raw.get("budget_start", BudgetStart.CREATED.value)),
+        grant_time=from_us(raw.get("grant_time")),
+        queue_deadline=from_us(raw.get("queue_deadline")),
     )
 
 

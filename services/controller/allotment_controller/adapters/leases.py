@@ -2,8 +2,10 @@
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from allotment_api.allocator.v1 import allocator_pb2, allocator_pb2_grpc
 from allotment_controller import convert
@@ -88,6 +90,10 @@ class GrpcLeases:
         raise Unavailable("the allocator ended the watch of leases")
 
 
+def _instant(message: Timestamp) -> datetime:
+    return message.ToDatetime(tzinfo=UTC)
+
+
 def _view(message: allocator_pb2.Lease) -> LeaseView:
     return LeaseView(
         name=LeaseName.parse(message.name),
@@ -98,4 +104,5 @@ def _view(message: allocator_pb2.Lease) -> LeaseView:
         wait_message=message.wait.message,
         wait_position=message.wait.position,
         problem=convert.from_problem(message.problem) if message.problem.reason else None,
+        grant_time=_instant(message.grant_time) if message.HasField("grant_time") else None,
     )

@@ -80,4 +80,6 @@ class Absences:
                 return Wait(view.wait_reason, view.wait_message, view.wait_position)
         if any(v.state == "HELD" for v in self._keeper.of(holder)):
             return Wait("STARTING", "its trainer is starting")
+        if (refusal := self._keeper.refusal(holder)) is not None:
+            return Wait(refusal.reason, refusal.message)
         return Wait("NO_TRAINER", "the allocator has not granted a lease yet; it is asked again")

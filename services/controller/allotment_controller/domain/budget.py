@@ -5,13 +5,20 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import median
 
-from allotment_controller.domain.experiment import Budget, Experiment, ExperimentState
+from allotment_controller.domain.experiment import (
+    Budget,
+    BudgetStart,
+    Experiment,
+    ExperimentState,
+    Plan,
+)
 from allotment_controller.domain.ledger import Timing
 from allotment_core.errors import FieldViolation, InvalidArgument
 
 MIN_WALL_TIME_S = 10.0
 MIN_REMAINING_S = 1.0
 MAX_WALL_TIME_S = 366 * 86_400.0
+MIN_QUEUE_TIMEOUT_S = 1.0
 MAX_TRIAL_COUNT = 1_000_000
 OVERTIME_S = 30.0
 """How long after the deadline an experiment without any model may go on to get its first one."""
@@ -32,6 +39,13 @@ def check_budget(budget: Budget) -> None:
         )
     if budget.started_before_s < 0:
         raise _invalid("INVALID_BUDGET", "started_before is negative; it has to be 0 or more")
+    timeout_s = budget.queue_timeout_s
+    if timeout_s is not None and not MIN_QUEUE_TIMEOUT_S <= timeout_s <= MAX_WALL_TIME_S:
+        raise _invalid(
+            "INVALID_QUEUE_TIMEOUT",
+            f"queue_timeout is {timeout_s:g} s; it has to be {MIN_QUEUE_TIMEOUT_S:g} to "
+            f"{MAX_WALL_TIME_S:,.0f} s, or left out to wait as long as it takes",
+        )
     if budget.wall_time_s is None:
         return
     if budget.wall_time_s < MIN_WALL_TIME_S:
@@ -54,27 +68,45 @@ def check_budget(budget: Budget) -> None:
         )
 
 
-def deadline_of(budget: Budget, now: datetime) -> datetime | None:
+def deadline_of(budget: Budget, start: datetime) -> datetime | None:
     """The instant at which everything is over; None without a limit in time."""
     if budget.wall_time_s is None:
         return None
-    return now + timedelta(seconds=budget.wall_time_s - budget.started_before_s)
+    return start + timedelta(seconds=budget.wall_time_s - budget.started_before_s)
+
+
+def queue_deadline_of(budget: Budget, now: datetime) -> datetime | None:
+    """Until when an experiment that begins to wait now waits for its first lease."""
+    if budget.queue_timeout_s is None:
+        return None
+    return now + timedelta(seconds=budget.queue_timeout_s)
+
+
+def given(plan: Plan, budget: Budget, now: datetime) -> Plan:
+    """The plan with a budget that is given now."""
+    if plan.budget_start is BudgetStart.GRANTED:
+        budget = replace(budget, started_before_s=0.0)
+        deadline = None
+    else:
+        deadline = deadline_of(budget, now)
+    return replace(
+        plan,
+        spec=replace(plan.spec, budget=budget),
+        deadline=deadline,
+        grant_time=None,
+        queue_deadline=queue_deadline_of(budget, now),
+    )
 
 
 def with_budget(
     experiment: Experiment, budget: Budget, trial_count: int, now: datetime
 ) -> Experiment:
-    """The experiment, that has begun so many trials, with a new budget that counts from now.
+    """The experiment, that has begun so many trials, with a new budget that is given now.
 
     One that has ended runs again. Raises: FailedPrecondition while it is FINISHING.
     """
     total = trial_count + budget.trial_count if budget.trial_count else 0
-    plan = replace(
-        experiment.plan,
-        spec=replace(experiment.plan.spec, budget=replace(budget, trial_count=total)),
-        deadline=deadline_of(budget, now),
-        resume_time=now,
-    )
+    plan = given(replace(experiment.plan, resume_time=now), replace(budget, trial_count=total), now)
     running = (
         experiment
         if experiment.state is ExperimentState.RUNNING

@@ -28,6 +28,7 @@ from allotment_controller.domain.mixing import Mixing
 from allotment_controller.domain.model_exports import ModelExports
 from allotment_controller.domain.prefetch import Prefetch
 from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.queueing import granted, paused, resumed
 from allotment_controller.domain.reports import after_report
 from allotment_controller.domain.scheduler import (
     Effects,
@@ -139,7 +140,7 @@ class Conductor:
         def alter(edit: Edit, effects: Effects) -> None:
             if edit.experiment.state is ExperimentState.PAUSED:
                 return
-            edit.experiment = edit.experiment.to(ExperimentState.PAUSED)
+            edit.experiment = paused(edit.experiment.to(ExperimentState.PAUSED))
             for trial in edit.active_trials():
                 if trial.is_out:
                     effects.stopped.append((trial, "PAUSED"))
@@ -155,7 +156,7 @@ class Conductor:
             if budget is not None:
                 edit.experiment = with_budget(edit.experiment, budget, edit.trial_count, edit.now)
             elif edit.experiment.state is not ExperimentState.RUNNING:
-                edit.experiment = edit.experiment.to(ExperimentState.RUNNING)
+                edit.experiment = resumed(edit.experiment.to(ExperimentState.RUNNING), edit.now)
 
         return await self._answer(alter, to_response)
 
@@ -354,6 +355,9 @@ class Conductor:
         alter(edit, before)
         if not edit.experiment.ended:
             self._absences.take_back(edit)
+        if edit.experiment.plan.waits_for_grant:
+            since = self._around.keeper.granted(self.name)
+            edit.experiment = granted(edit.experiment, since, edit.now)
         policy = Policy(
             grammar=self._around.grammar,
             slot_count=self._around.keeper.slot_count,
@@ -361,6 +365,7 @@ class Conductor:
             trial_limit_s=self._around.trial_limit_s,
             prepared=prepared,
             halving=self._around.halving,
+            hears_allocator=self._around.keeper.answers,
         )
         effects = advance(edit, self._around.seats.of(self.name), policy)
         effects.stopped = before.stopped + effects.stopped

@@ -89,7 +89,8 @@ class Controller:
         table = await self._around.datasets.version(wish.dataset_version)
         check_columns(wish, table)
         target = await self._around.datasets.inspect(table.version, wish.target, wish.task)
-        made = make_plan(wish, table, target, self._around.grammar, now)
+        around = self._around
+        made = make_plan(wish, table, target, around.grammar, now, around.budget_start)
         plan = await self._around.experiences.ordered(name, made)
         return await self._begin(Experiment(name=name, plan=plan, revision=1), to_response)
 

@@ -5,9 +5,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from allotment_controller.domain.budget import check_budget, deadline_of
+from allotment_controller.domain.budget import check_budget, given
 from allotment_controller.domain.decisions import choose_split, with_split
-from allotment_controller.domain.experiment import Budget, ExperimentSpec, Plan
+from allotment_controller.domain.experiment import Budget, BudgetStart, ExperimentSpec, Plan
 from allotment_controller.domain.ports import ColumnView, TableView, TargetView
 from allotment_controller.domain.task import Metric, TaskType
 from allotment_core.errors import FieldViolation, InvalidArgument, clip
@@ -91,7 +91,12 @@ def check_columns(wish: Wish, table: TableView) -> None:
 
 
 def make_plan(
-    wish: Wish, table: TableView, target: TargetView, grammar: Grammar, now: datetime
+    wish: Wish,
+    table: TableView,
+    target: TargetView,
+    grammar: Grammar,
+    now: datetime,
+    budget_start: BudgetStart = BudgetStart.CREATED,
 ) -> Plan:
     """The plan of an experiment on this data. Raises: InvalidArgument when it can't be learnt."""
     metric = wish.metric or Metric.default(target.task)
@@ -131,7 +136,7 @@ def make_plan(
         families=wish.families,
         without_early_stopping=wish.without_early_stopping,
     )
-    return Plan(
+    plan = Plan(
         spec=spec,
         classes=target.classes,
         feature_columns=tuple(c.name for c in features),
@@ -140,9 +145,11 @@ def make_plan(
         warnings=tuple(dict.fromkeys((*table.warnings, *target.warnings))),
         table=table.table,
         create_time=now,
-        deadline=deadline_of(wish.budget, now),
+        deadline=None,
+        budget_start=budget_start,
         traits=_traits(shape, table, target, features),
     )
+    return given(plan, wish.budget, now)
 
 
 def _shape(

@@ -38,15 +38,27 @@ ENDED = frozenset({ExperimentState.SUCCEEDED, ExperimentState.CANCELLED, Experim
 """Nothing happens to it by itself any more; with a new budget it goes on."""
 
 
+class BudgetStart(enum.Enum):
+    """From when a wall time counts."""
+
+    CREATED = "created"
+    """From the call that gave it."""
+    GRANTED = "granted"
+    """From the first lease that the experiment holds after that."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What may be spent: one of the two, or both."""
+    """What may be spent: wall time, trials, or both."""
 
     wall_time_s: float | None = None
     started_before_s: float = 0.0
-    """How much of the wall time had passed when the experiment was created."""
+    """How much of the wall time had passed when the experiment was created; 0 where it counts from
+    the first lease."""
     trial_count: int = 0
     """0: no limit."""
+    queue_timeout_s: float | None = None
+    """How long the experiment may wait for its first lease; None: as long as that takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +109,14 @@ class Plan:
     """The dataset version's table for trainers, as the dataset service described it."""
     create_time: datetime
     deadline: datetime | None
+    """None: there is no limit in time, or it does not count yet."""
     resume_time: datetime | None = None
     """When it was last given a new budget."""
+    budget_start: BudgetStart = BudgetStart.CREATED
+    grant_time: datetime | None = None
+    """When it first held a lease for its budget; None too where nothing depends on that."""
+    queue_deadline: datetime | None = None
+    """Until when it waits for that lease."""
     refit: Refit | None = None
     """None: a search."""
     traits: Traits | None = None
@@ -107,9 +125,25 @@ class Plan:
     """Keys of the learnt portfolio in the order of play; empty: as shipped."""
 
     @property
+    def given_time(self) -> datetime:
+        """When its budget was given."""
+        return self.resume_time or self.create_time
+
+    @property
+    def start_time(self) -> datetime | None:
+        """What its budget counts from; None: a lease that it waits for."""
+        return self.given_time if self.budget_start is BudgetStart.CREATED else self.grant_time
+
+    @property
     def begin_time(self) -> datetime:
         """What the time until the deadline counts from."""
-        return self.resume_time or self.create_time
+        return self.start_time or self.given_time
+
+    @property
+    def waits_for_grant(self) -> bool:
+        """Whether something depends on its first lease, which it has not had yet."""
+        limited = self.spec.budget.queue_timeout_s is not None
+        return self.grant_time is None and (limited or self.start_time is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

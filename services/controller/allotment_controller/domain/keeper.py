@@ -9,11 +9,13 @@ import logging
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from allotment_controller.domain.messages import LeaseView, Revoke
 from allotment_controller.domain.ports import Leases
 from allotment_controller.domain.seat import Seat, Seats
+from allotment_controller.domain.task import Problem
 from allotment_core.clock import Clock
 from allotment_core.errors import AllotmentError
 from allotment_core.names import ExperimentName
@@ -61,6 +63,7 @@ class LeaseKeeper:
         self._releasing: set[str] = set()
         self._failures: dict[ExperimentName, int] = {}
         self._retry_at: dict[ExperimentName, float] = {}
+        self._refusals: dict[ExperimentName, Problem] = {}
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.slot_count = 0
@@ -82,7 +85,7 @@ class LeaseKeeper:
     def forget(self, holder: ExperimentName) -> None:
         """The experiment has ended: all its leases are released."""
         self._claims.discard(holder)
-        for state in (self._wants, self._failures, self._retry_at):
+        for state in (self._wants, self._failures, self._retry_at, self._refusals):
             state.pop(holder, None)
         self._wake.set()
 
@@ -94,6 +97,16 @@ class LeaseKeeper:
 
     def of(self, holder: ExperimentName) -> list[LeaseView]:
         return [v for v in self._leases.values() if v.holder == holder]
+
+    def granted(self, holder: ExperimentName) -> datetime | None:
+        """Since when an experiment holds a lease; None while it has none."""
+        now = self._clock.now()
+        held = (v for v in self.of(holder) if v.state in ("HELD", "REVOKING"))
+        return min((v.grant_time or now for v in held), default=None)
+
+    def refusal(self, holder: ExperimentName) -> Problem | None:
+        """Why its last lease could not be asked for; None: it could."""
+        return self._refusals.get(holder)
 
     def learn(self, view: LeaseView) -> None:
         """Takes over what is known of a lease."""
@@ -253,8 +266,11 @@ class LeaseKeeper:
     async def _create(self, holder: ExperimentName) -> None:
         try:
             self.learn(await self._port.create(holder, uuid.uuid4().hex))
+            self._refusals.pop(holder, None)
         except AllotmentError as e:
             self._back_off(holder)
+            if holder in self._wants:
+                self._refusals[holder] = Problem(e.reason, e.message)
             log.warning(
                 "lease not created",
                 extra={"experiment": str(holder), "reason": e.reason, "error": e.message},

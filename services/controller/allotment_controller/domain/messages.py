@@ -137,6 +137,8 @@ class LeaseView:
     wait_message: str = ""
     wait_position: int = 0
     problem: Problem | None = None
+    grant_time: datetime | None = None
+    """When its epoch was granted, by the allocator's clock."""
 
     @property
     def is_live(self) -> bool:

@@ -75,7 +75,7 @@ def plan_refit(
         without_early_stopping=True,
     )
     check_columns(wish, table)
-    made = make_plan(wish, table, target, grammar, now)
+    made = make_plan(wish, table, target, grammar, now, source.budget_start)
     _check_same_columns(source, made)
     split = replace(
         source.split,

@@ -22,6 +22,7 @@ from allotment_controller.domain.ledger import Edit
 from allotment_controller.domain.messages import RunningTrial
 from allotment_controller.domain.model import Model
 from allotment_controller.domain.prepared import Prepared
+from allotment_controller.domain.queueing import queue_problem, waited_too_long
 from allotment_controller.domain.refitting import next_refit
 from allotment_controller.domain.seat import Seat
 from allotment_controller.domain.stopping import next_paused, next_promoted
@@ -33,6 +34,8 @@ from allotment_search.halving import Halving
 CANCEL_GRACE_S = 10.0
 LAST_EXPORT_LIMIT_S = 600.0
 """Without a deadline: how long the last exports may take."""
+_ALLOCATOR_BACK_S = 15.0
+"""An allocator that is away when the time in the queue is over has so long to come back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class Policy:
     prepared: Prepared | None = None
     """The sampler's proposals; None: there is no sampler, trials are drawn at random."""
     halving: Halving = field(default_factory=Halving)
+    hears_allocator: bool = True
+    """Leases are known as they are now."""
 
 
 @dataclass(slots=True)
@@ -86,8 +91,10 @@ def advance(edit: Edit, seats: Sequence[Seat], policy: Policy) -> Effects:
     state = edit.experiment.state
     if state in (ExperimentState.RUNNING, ExperimentState.PAUSED) and ends and edit.now >= ends:
         begin_finish(edit, effects, ExperimentState.SUCCEEDED, "DEADLINE")
+    elif _is_given_up(edit, policy):
+        _fail(edit, effects, queue_problem(edit))
     elif state is ExperimentState.RUNNING and is_hopeless(edit):
-        _fail(edit, effects)
+        _fail(edit, effects, _why_no_model(edit))
     exhausted = _assign(edit, effects, seats, policy, ends)
     promoted = next_promoted(edit, policy.halving, ())
     if edit.experiment.state is ExperimentState.RUNNING and not (edit.active_trials() or promoted):
@@ -104,6 +111,16 @@ def advance(edit: Edit, seats: Sequence[Seat], policy: Policy) -> Effects:
     effects.wake_at = _wake_at(edit, ends)
     effects.settled = [t for t in edit.ended_trials() if t.checkpoint_sha256]
     return effects
+
+
+def _is_given_up(edit: Edit, policy: Policy) -> bool:
+    """Whether it has waited for its first lease long enough. Where leases are not known, as after
+    a restart, it may hold one: that is waited for a little."""
+    if not waited_too_long(edit):
+        return False
+    deadline = edit.experiment.plan.queue_deadline
+    late = deadline is not None and edit.now >= deadline + timedelta(seconds=_ALLOCATOR_BACK_S)
+    return policy.hears_allocator or late
 
 
 def begin_finish(edit: Edit, effects: Effects, ends_as: ExperimentState, reason: str) -> None:
@@ -257,9 +274,7 @@ def _end(edit: Edit, effects: Effects) -> None:
         return
     for trial in edit.open_trials():
         _cancel(edit, effects, trial, "DEADLINE")
-    for model in edit.exporting_models():
-        late = Problem("BUDGET_SPENT", "the experiment ended before this model was proven")
-        effects.withdrawn.append(edit.put_model(model.refused(late)))
+    _withdraw(edit, effects)
     state, problem = experiment.ends_as, None
     if state is ExperimentState.SUCCEEDED and not experiment.best_model:
         state, problem = ExperimentState.FAILED, _why_no_model(edit)
@@ -282,12 +297,19 @@ def _hard_end(edit: Edit) -> datetime:
     return finish_by
 
 
-def _fail(edit: Edit, effects: Effects) -> None:
+def _withdraw(edit: Edit, effects: Effects) -> None:
+    for model in edit.exporting_models():
+        late = Problem("BUDGET_SPENT", "the experiment ended before this model was proven")
+        effects.withdrawn.append(edit.put_model(model.refused(late)))
+
+
+def _fail(edit: Edit, effects: Effects, problem: Problem) -> None:
     for trial in edit.open_trials():
         _cancel(edit, effects, trial, "CANCELLED")
+    _withdraw(edit, effects)
     edit.experiment = replace(
         edit.experiment.to(ExperimentState.FAILED),
-        problem=_why_no_model(edit),
+        problem=problem,
         wait=None,
         end_time=edit.now,
     )
@@ -306,14 +328,18 @@ def _why_no_model(edit: Edit) -> Problem:
                 trial.problem.reason,
                 f"{what}; trial {number} ({trial.family}): {trial.problem.message}",
             )
+    wait = edit.experiment.wait
+    waited = f": it waited for {wait.reason}: {wait.message}" if wait is not None else ""
     return Problem(
         "NO_MODEL_IN_TIME",
         "the budget was spent before a first model was ready; give it a larger budget, "
-        "or see whether a trainer could start",
+        f"or see whether a trainer could start{waited}",
     )
 
 
 def _wake_at(edit: Edit, ends: datetime | None) -> datetime | None:
     if edit.experiment.state is ExperimentState.FINISHING:
         return _hard_end(edit)
-    return None if edit.experiment.ended else ends
+    if edit.experiment.ended:
+        return None
+    return min((at for at in (ends, edit.experiment.plan.queue_deadline) if at), default=None)

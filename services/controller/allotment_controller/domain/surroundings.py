@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from allotment_controller.domain.experience import Experiences
+from allotment_controller.domain.experiment import BudgetStart
 from allotment_controller.domain.keeper import LeaseKeeper
 from allotment_controller.domain.ports import Changes, Datasets, Exports, Sampling, Store
 from allotment_controller.domain.seat import Seats
@@ -30,6 +31,8 @@ class Surroundings:
     export_limit: int
     trial_limit_s: float
     halving: Halving = field(default_factory=Halving)
+    budget_start: BudgetStart = BudgetStart.CREATED
+    """Of experiments that are created; each keeps its own."""
     mixers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """Ensembles that are computed at once."""
     shelf: Shelf = field(default_factory=Shelf)

@@ -67,6 +67,28 @@ EXPERIMENT_STATE_FAILED: ExperimentState.ValueType  # 6
 """Moves to RUNNING (resumed with a budget)."""
 Global___ExperimentState: _TypeAlias = ExperimentState  # noqa: Y015
 
+class _BudgetStart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetStartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetStart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_START_UNSPECIFIED: _BudgetStart.ValueType  # 0
+    BUDGET_START_CREATED: _BudgetStart.ValueType  # 1
+    """From the call that gave the budget: CreateExperiment, or ResumeExperiment."""
+    BUDGET_START_GRANTED: _BudgetStart.ValueType  # 2
+    """From the first lease that the experiment holds after that call: waiting in the queue costs nothing."""
+
+class BudgetStart(_BudgetStart, metaclass=_BudgetStartEnumTypeWrapper):
+    """From when a wall time counts. Settled when the experiment is created; it stays so."""
+
+BUDGET_START_UNSPECIFIED: BudgetStart.ValueType  # 0
+BUDGET_START_CREATED: BudgetStart.ValueType  # 1
+"""From the call that gave the budget: CreateExperiment, or ResumeExperiment."""
+BUDGET_START_GRANTED: BudgetStart.ValueType  # 2
+"""From the first lease that the experiment holds after that call: waiting in the queue costs nothing."""
+Global___BudgetStart: _TypeAlias = BudgetStart  # noqa: Y015
+
 class _TrialState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -197,17 +219,24 @@ class Budget(_message.Message):
     WALL_TIME_FIELD_NUMBER: _builtins.int
     TRIAL_COUNT_FIELD_NUMBER: _builtins.int
     STARTED_BEFORE_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     trial_count: _builtins.int
     """0: no limit. One of the two has to be set."""
     @_builtins.property
     def wall_time(self) -> _duration_pb2.Duration:
-        """From CreateExperiment to the last model; at least 10 s (a client that has spent some of its time already may
+        """From Experiment.start_time to the last model; at least 10 s (a client that has spent some of its time already may
         ask for less, at least 1 s, with started_before).
         """
 
     @_builtins.property
     def started_before(self) -> _duration_pb2.Duration:
-        """How much of wall_time had passed when the call was made."""
+        """How much of wall_time had passed when the call was made; ignored where it counts from the first lease."""
+
+    @_builtins.property
+    def queue_timeout(self) -> _duration_pb2.Duration:
+        """How long the experiment may wait for its first lease, at least 1 s. Then it FAILED (QUEUE_TIMEOUT). Absent: no
+        limit.
+        """
 
     def __init__(
         self,
@@ -215,10 +244,11 @@ class Budget(_message.Message):
         wall_time: _duration_pb2.Duration | None = ...,
         trial_count: _builtins.int = ...,
         started_before: _duration_pb2.Duration | None = ...,
+        queue_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["started_before", b"started_before", "wall_time", b"wall_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout", "started_before", b"started_before", "wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["started_before", b"started_before", "trial_count", b"trial_count", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout", "started_before", b"started_before", "trial_count", b"trial_count", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,6 +373,9 @@ class Experiment(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     REFIT_OF_FIELD_NUMBER: _builtins.int
+    BUDGET_START_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    QUEUE_DEADLINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*/experiments/*"""
     state: Global___ExperimentState.ValueType
@@ -356,6 +389,7 @@ class Experiment(_message.Message):
     """Grows at every change of the experiment, its trials and its models."""
     refit_of: _builtins.str
     """The model that this experiment makes anew (RefitModel); empty: a search."""
+    budget_start: Global___BudgetStart.ValueType
     @_builtins.property
     def spec(self) -> Global___ExperimentSpec:
         """As asked for, with everything inferred filled in."""
@@ -366,7 +400,7 @@ class Experiment(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """Absent: no limit in time."""
+        """Absent: no limit in time, or its wall time does not count yet."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_problem_pb2.Warning]: ...
@@ -384,6 +418,14 @@ class Experiment(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def early_stopping(self) -> Global___EarlyStopping: ...
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when its budget counts; absent while that is its first lease and it still waits for it."""
+
+    @_builtins.property
+    def queue_deadline(self) -> _timestamp_pb2.Timestamp:
+        """Until then it waits for its first lease; absent: it has no limit, holds a lease already, or is paused."""
+
     def __init__(
         self,
         *,
@@ -405,10 +447,13 @@ class Experiment(_message.Message):
         revision: _builtins.int = ...,
         early_stopping: Global___EarlyStopping | None = ...,
         refit_of: _builtins.str = ...,
+        budget_start: Global___BudgetStart.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        queue_deadline: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_score", b"best_score", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "problem", b"problem", "spec", b"spec", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_score", b"best_score", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "problem", b"problem", "queue_deadline", b"queue_deadline", "spec", b"spec", "start_time", b"start_time", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_model", b"best_model", "best_score", b"best_score", "classes", b"classes", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "etag", b"etag", "finished_trial_count", b"finished_trial_count", "name", b"name", "problem", b"problem", "refit_of", b"refit_of", "revision", b"revision", "running_trial_count", b"running_trial_count", "spec", b"spec", "state", b"state", "wait", b"wait", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_score", b"_best_score", "best_model", b"best_model", "best_score", b"best_score", "budget_start", b"budget_start", "classes", b"classes", "create_time", b"create_time", "deadline", b"deadline", "early_stopping", b"early_stopping", "end_time", b"end_time", "etag", b"etag", "finished_trial_count", b"finished_trial_count", "name", b"name", "problem", b"problem", "queue_deadline", b"queue_deadline", "refit_of", b"refit_of", "revision", b"revision", "running_trial_count", b"running_trial_count", "spec", b"spec", "start_time", b"start_time", "state", b"state", "wait", b"wait", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_score: _TypeAlias = _typing.Literal["best_score"]  # noqa: Y015
     _WhichOneofArgType__best_score: _TypeAlias = _typing.Literal["_best_score", b"_best_score"]  # noqa: Y015
@@ -1060,8 +1105,8 @@ class ResumeExperimentRequest(_message.Message):
     name: _builtins.str
     @_builtins.property
     def budget(self) -> Global___Budget:
-        """Counts from this call: wall_time until the new deadline, trial_count more trials. Has to be set for an experiment
-        that has ended; for another one it takes the old budget's place.
+        """wall_time counts as at the creation, from this call or the first lease after it; trial_count is so many more trials.
+        Has to be set for an experiment that has ended; for another one it takes the old budget's place.
         """
 
     def __init__(
