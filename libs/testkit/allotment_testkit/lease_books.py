@@ -52,8 +52,7 @@ async def put(store: BooksStore, *leases: Lease) -> None:
     def work(books: Books) -> None:
         for name in {each.tenant for each in leases}:
             books.put_tenant(tenant(name))
-        for each in leases:
-            books.put_lease(each)
+        books.put_leases(leases)
 
     await store.write(work)
 
@@ -109,8 +108,8 @@ class BooksConformance:
 
         def work(books: Books) -> None:
             for party in parties:
-                books.put_account(party, replace(account, slot_count=1))
-                books.put_account(party, account)
+                books.put_accounts({party: replace(account, slot_count=1)})
+                books.put_accounts({party: account})
             books.add_usage(holder, Used(1.5, 1))
             books.add_usage(holder, Used(0.25, 2))
 
@@ -148,7 +147,7 @@ class BooksConformance:
             before = books.lease(name)
             assert before is not None
             after = before.restarted(None)
-            books.put_lease(after)
+            books.put_leases([after])
             return after.epoch
 
         epochs = await asyncio.gather(*((store, twin)[i % 2].write(restart) for i in range(10)))
@@ -165,7 +164,7 @@ class BooksConformance:
             live = books.live_leases()
             if sum(each.slot_count for each in live if each.granted) < 6:
                 waiting = next(each for each in live if not each.granted)
-                books.put_lease(waiting.granted_at(LOCAL, NOW, TTL_S))
+                books.put_leases([waiting.granted_at(LOCAL, NOW, TTL_S)])
 
         await asyncio.gather(*((store, twin)[i % 2].write(grant) for i in range(6)))
         live = await twin.read(lambda b: b.live_leases())

@@ -14,6 +14,7 @@ from allotment_allocator.domain.identity import Identities, PodKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
 from allotment_allocator.domain.pool import Pool, known
 from allotment_allocator.domain.staffing import STARTING
+from allotment_allocator.domain.waits import DIVIDING
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_core.auth.tokens import TokenSigner
 from allotment_core.clock import Clock
@@ -29,6 +30,9 @@ from allotment_core.paging import decode_token, encode_token, page_size
 
 MOST_RENEWALS = 1000
 GRANTED = Wait(STARTING, "its trainer is about to start")
+DIVIDED_AT_ONCE = 100
+"""With more leases than that a new one waits for the keeper, which divides for many together."""
+QUEUED = Wait(DIVIDING, "it has just been queued; the pools are divided again within a second")
 
 
 class PoolServicer:
@@ -195,12 +199,14 @@ class LeaseServicer:
         tenant = TenantName.parse(request.parent)
         holder = ExperimentName.parse(request.holder)
         slot_count, wanted = request.slot_count or 1, convert.wanted(request.shape)
+        at_once = len(self._board.live) < DIVIDED_AT_ONCE
 
         def work(allocation: Allocation) -> tuple[Lease, Wait | None]:
             name = allocation.create_lease(tenant, holder, slot_count, wanted).name
-            allocation.divide()
+            if at_once:
+                allocation.divide()
             lease = allocation.changed[name]
-            waits = allocation.waits or {}
+            waits = allocation.waits or {name: QUEUED}
             return lease, GRANTED if lease.state is LeaseState.HELD else waits.get(name)
 
         return await self._desk.respond(
@@ -250,7 +256,7 @@ class LeaseServicer:
             )
         wanted = [(LeaseName.parse(r.name), r.epoch) for r in request.renewals]
         return await self._desk.respond(
-            lambda a: [a.renew(name, epoch) for name, epoch in wanted],
+            lambda a: a.renew(wanted),
             lambda results: pb.RenewLeasesResponse(
                 leases=[
                     pb.RenewedLease(renewed=renewed, lease=self._message(lease) if lease else None)

@@ -1,7 +1,7 @@
 """INSERT ... ON CONFLICT, which SQL has no common form of."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +23,16 @@ def put(
     """Adds the row, or changes the one with this key; columns in `add` grow by the values given."""
     statement = _statement(connection.dialect.name, table, tuple(values), key, add)
     connection.execute(statement, values)
+
+
+def put_all(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], *key: str
+) -> None:
+    """`put` of many rows with the same columns, in one statement."""
+    if rows:
+        connection.execute(
+            _statement(connection.dialect.name, table, tuple(rows[0]), key, ()), rows
+        )
 
 
 @functools.cache

@@ -18,13 +18,22 @@ from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
 
 _ENDED = tuple(state.value for state in MOVES.final)
 _LIVE = tuple(state.value for state in LeaseState if state not in MOVES.final)
+_IS_LIVE = schema.leases.c.state.in_(_LIVE)
+_NONE: Mapping[str, Lease] = {}
+_NAMES_AT_ONCE = 500
+"""A statement names no more of them."""
 
 
 class SqlBooks:
-    """Satisfies `domain.ports.Books` on a connection."""
+    """Satisfies `domain.ports.Books` on a connection.
 
-    def __init__(self, connection: sa.Connection) -> None:
+    `known` are leases by their names' texts, each as it was once stored: a row of the same revision
+    is not read again.
+    """
+
+    def __init__(self, connection: sa.Connection, known: Mapping[str, Lease] = _NONE) -> None:
         self._connection = connection
+        self._known = known
 
     # Tenants
 
@@ -76,11 +85,34 @@ class SqlBooks:
         ).one_or_none()
         return None if row is None else _lease(row)
 
+    def leases(self, names: Iterable[LeaseName]) -> Sequence[Lease]:
+        texts = [str(name) for name in names]
+        found: list[Lease] = []
+        for start in range(0, len(texts), _NAMES_AT_ONCE):
+            chunk = texts[start : start + _NAMES_AT_ONCE]
+            found += self._select(schema.leases.c.name.in_(chunk))
+        return found
+
     def live_leases(self) -> Sequence[Lease]:
+        return self._select(_IS_LIVE)
+
+    def holders(self, resource: str) -> Iterable[ExperimentName]:
         table = schema.leases
-        query = sa.select(table).where(table.c.state.in_(_LIVE))
-        rows = self._connection.execute(query.order_by(table.c.create_time, table.c.name))
-        return [_lease(row) for row in rows]
+        query = sa.select(table.c.holder).where(_IS_LIVE, table.c.resource == resource).distinct()
+        return [ExperimentName.parse(holder) for holder in self._connection.scalars(query)]
+
+    def _select(self, which: sa.ColumnElement[bool]) -> list[Lease]:
+        """Oldest first. Of what is known only the revision is read: most rows are as before."""
+        table = schema.leases
+        query = sa.select(table.c.name, table.c.revision).where(which)
+        rows = self._connection.execute(query.order_by(table.c.create_time, table.c.name)).all()
+        known = {name: self._known.get(name) for name, _ in rows}
+        new = {n: r for n, r in rows if (lease := known[n]) is None or lease.revision != r}
+        if new:
+            only = sa.true() if len(new) > _NAMES_AT_ONCE else table.c.name.in_(new)
+            found = self._connection.execute(sa.select(table).where(which, only))
+            known |= {row.name: _lease(row) for row in found if row.name in new}
+        return [lease for lease in known.values() if lease is not None]
 
     def leases_page(
         self, tenant: TenantName, after: str, limit: int, *, include_ended: bool
@@ -95,29 +127,8 @@ class SqlBooks:
         rows = self._connection.execute(query.order_by(table.c.name).limit(limit))
         return [_lease(row) for row in rows]
 
-    def put_lease(self, lease: Lease) -> None:
-        values = {
-            "name": str(lease.name),
-            "tenant": str(lease.tenant),
-            "holder": str(lease.holder),
-            "slot_count": lease.slot_count,
-            "state": lease.state.value,
-            "epoch": lease.epoch,
-            "resource": lease.wanted.resource,
-            "product": lease.wanted.product,
-            "wanted_pool": lease.wanted.pool,
-            "pool": str(lease.place.pool) if lease.place else None,
-            "node": lease.place.node if lease.place else None,
-            "problem_reason": lease.problem.reason if lease.problem else None,
-            "problem_message": lease.problem.message if lease.problem else None,
-            "create_time": to_micros(lease.create_time),
-            "grant_time": to_micros(lease.grant_time),
-            "expire_time": to_micros(lease.expire_time),
-            "revoke_deadline": to_micros(lease.revoke_deadline),
-            "end_time": to_micros(lease.end_time),
-            "revision": lease.revision,
-        }
-        upserts.put(self._connection, schema.leases, values, "name")
+    def put_leases(self, leases: Sequence[Lease]) -> None:
+        upserts.put_all(self._connection, schema.leases, [_row(each) for each in leases], "name")
 
     # Accounts and usage
 
@@ -132,15 +143,18 @@ class SqlBooks:
             for row in rows
         }
 
-    def put_account(self, party: Party, account: Account) -> None:
-        values = {
-            "who": _key(party),
-            "tenant": str(party[1].tenant),
-            "attained": account.attained,
-            "as_of": to_micros(account.as_of),
-            "slot_count": account.slot_count,
-        }
-        upserts.put(self._connection, schema.accounts, values, "who")
+    def put_accounts(self, accounts: Mapping[Party, Account]) -> None:
+        rows = [
+            {
+                "who": _key(party),
+                "tenant": str(party[1].tenant),
+                "attained": account.attained,
+                "as_of": to_micros(account.as_of),
+                "slot_count": account.slot_count,
+            }
+            for party, account in accounts.items()
+        ]
+        upserts.put_all(self._connection, schema.accounts, rows, "who")
 
     def add_usage(self, holder: ExperimentName, used: Used) -> None:
         values = {
@@ -209,6 +223,31 @@ def _place(row: sa.Row[Any]) -> Place | None:
         return None
     pool = PoolName.parse(row.pool)
     return Place(pool, row.node or pool.pool_id)
+
+
+def _row(lease: Lease) -> dict[str, Any]:
+    place, problem = lease.place, lease.problem
+    return {
+        "name": str(lease.name),
+        "tenant": str(lease.tenant),
+        "holder": str(lease.holder),
+        "slot_count": lease.slot_count,
+        "state": lease.state.value,
+        "epoch": lease.epoch,
+        "resource": lease.wanted.resource,
+        "product": lease.wanted.product,
+        "wanted_pool": lease.wanted.pool,
+        "pool": str(place.pool) if place else None,
+        "node": place.node if place else None,
+        "problem_reason": problem.reason if problem else None,
+        "problem_message": problem.message if problem else None,
+        "create_time": to_micros(lease.create_time),
+        "grant_time": to_micros(lease.grant_time),
+        "expire_time": to_micros(lease.expire_time),
+        "revoke_deadline": to_micros(lease.revoke_deadline),
+        "end_time": to_micros(lease.end_time),
+        "revision": lease.revision,
+    }
 
 
 def _lease(row: sa.Row[Any]) -> Lease:

@@ -41,7 +41,8 @@ class SqlDesk:
 
     def _open(self, connection: sa.Connection) -> Allocation:
         now = self._clock.now()
-        return Allocation(SqlBooks(connection), self._pools(), self._rules, now, self._trainers)
+        books = SqlBooks(connection, self.board.by_text)
+        return Allocation(books, self._pools(), self._rules, now, self._trainers)
 
     async def read(self, work: Callable[[Books], T]) -> T:
         return await self.database.read(lambda connection: work(SqlBooks(connection)))
@@ -50,8 +51,9 @@ class SqlDesk:
         return await self.database.write(lambda connection: work(SqlBooks(connection)))
 
     async def preview(self) -> Decision:
-        """What a division would decide now."""
-        return await self.database.read(lambda connection: self._open(connection).preview())
+        """What a division would decide now, by what is on the board."""
+        live = tuple(self.board.live.values())
+        return await self.database.read(lambda connection: self._open(connection).preview(live))
 
     async def change(self, work: Callable[[Allocation], T]) -> T:
         done: list[Allocation] = []
@@ -59,6 +61,7 @@ class SqlDesk:
         def run(connection: sa.Connection) -> T:
             allocation = self._open(connection)
             result = work(allocation)
+            allocation.store()
             done[:] = [allocation]
             return result
 
@@ -73,6 +76,7 @@ class SqlDesk:
         def run(connection: sa.Connection) -> T:
             allocation = self._open(connection)
             result = work(allocation)
+            allocation.store()
             done[:] = [allocation]
             return result
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.division import decide
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem, Wait
+from allotment_allocator.domain.ledger import Ledger
 from allotment_allocator.domain.pool import UNKNOWN, Place, Pool, Wanted, check_fits, known
 from allotment_allocator.domain.ports import Books, Party, Trainer, TrainerState, Used, Who
 from allotment_allocator.domain.snapshot import (
@@ -58,7 +59,7 @@ class Rules:
 
 
 class Allocation:
-    """The changes of one transaction at one instant."""
+    """The changes of one transaction at one instant. They are in the books after `store`."""
 
     def __init__(
         self,
@@ -70,13 +71,22 @@ class Allocation:
     ) -> None:
         """`pools` are None while they are not known: then leases are queued and nothing more."""
         self._books = books
+        self._ledger = Ledger(books)
         self._pools = pools
         self._rules = rules
         self._trainers = trainers
         self.now = now
-        self.changed: dict[LeaseName, Lease] = {}
         self.waits: Mapping[LeaseName, Wait] | None = None
         """Of every queued lease; None: nothing was divided."""
+
+    @property
+    def changed(self) -> Mapping[LeaseName, Lease]:
+        """The leases that are different from before."""
+        return self._ledger.changed
+
+    def store(self) -> None:
+        """Writes what has changed; the last thing in the transaction."""
+        self._ledger.store()
 
     # Tenants
 
@@ -134,7 +144,7 @@ class Allocation:
         """Raises: NotFound, Aborted, FailedPrecondition (TENANT_HAS_LEASES)."""
         tenant = self.tenant(name)
         check_etag(etag, tenant.etag, what=str(name))
-        live = [lease for lease in self._books.live_leases() if lease.tenant == name]
+        live = [lease for lease in self._ledger.live() if lease.tenant == name]
         if live:
             raise FailedPrecondition(
                 f"{name} has {len(live)} leases that have not ended ({live[0].name} for "
@@ -147,7 +157,7 @@ class Allocation:
 
     def lease(self, name: LeaseName) -> Lease:
         """Raises: NotFound."""
-        lease = self._books.lease(name)
+        [lease] = self._ledger.leases([name])
         if lease is None:
             raise not_found(name)
         return lease
@@ -183,19 +193,25 @@ class Allocation:
             wanted=wanted,
         )
         self._seat(lease)
-        self._put(lease)
-        return lease
+        return self._ledger.put(lease)
 
-    def renew(self, name: LeaseName, epoch: int) -> tuple[bool, Lease | None]:
-        """Whether it was extended, and the lease as it is now. Too late is too late."""
-        lease = self._books.lease(name)
+    def renew(self, wanted: Sequence[tuple[LeaseName, int]]) -> list[tuple[bool, Lease | None]]:
+        """Of each name and epoch: whether it was extended, and the lease as it is now.
+
+        Too late is too late.
+        """
+        self._ledger.leases([name for name, _ in wanted])
+        return [self._renew(name, epoch) for name, epoch in wanted]
+
+    def _renew(self, name: LeaseName, epoch: int) -> tuple[bool, Lease | None]:
+        [lease] = self._ledger.leases([name])
         if lease is None:
             return False, None
         if lease.overdue(self.now):
             return False, self._end(lease.expired(self.now))
         if lease.epoch != epoch or not lease.granted:
             return False, lease
-        return True, self._put(lease.renewed(self.now, self._rules.ttl_s))
+        return True, self._ledger.put(lease.renewed(self.now, self._rules.ttl_s))
 
     def release(self, name: LeaseName, epoch: int) -> Lease:
         """Ends it; one that has ended stays as it is.
@@ -213,22 +229,22 @@ class Allocation:
 
     def restart(self, name: LeaseName, epoch: int, problem: Problem | None) -> Lease | None:
         """The next epoch for a new trainer; None when the lease is not HELD at this epoch."""
-        lease = self._books.lease(name)
+        [lease] = self._ledger.leases([name])
         if lease is None or lease.state is not LeaseState.HELD or lease.epoch != epoch:
             return None
-        return self._put(lease.restarted(problem))
+        return self._ledger.put(lease.restarted(problem))
 
     def mend(self, name: LeaseName) -> None:
         """Forgets the problem of a lease whose trainer runs well again."""
-        lease = self._books.lease(name)
+        [lease] = self._ledger.leases([name])
         if lease is not None and lease.state is LeaseState.HELD and lease.problem is not None:
-            self._put(lease.mended())
+            self._ledger.put(lease.mended())
 
     def settle(self) -> None:
         """Ends leases whose time is over, and revoked ones whose trainer has left."""
         trainers_known = self._pools is not None
         served = {t.lease for t in self._trainers() if t.state is not TrainerState.IDLE}
-        for lease in self._books.live_leases():
+        for lease in self._ledger.live():
             if lease.overdue(self.now):
                 self._end(lease.expired(self.now))
             elif lease.state is LeaseState.REVOKING and lease.name not in served and trainers_known:
@@ -236,9 +252,8 @@ class Allocation:
 
     # Division
 
-    def preview(self) -> Decision:
-        """What `divide` would do."""
-        leases = self._books.live_leases()
+    def preview(self, leases: Sequence[Lease]) -> Decision:
+        """What `divide` would do if these were the leases that have not ended."""
         if self._pools is None:
             return Decision({}, {}, (), _unknown(leases))
         decisions = [decide(each) for each in self._snapshots(leases)]
@@ -251,24 +266,27 @@ class Allocation:
 
     def divide(self) -> None:
         """Grants and takes back as decided, and notes why the rest waits."""
-        leases = {lease.name: lease for lease in self._books.live_leases()}
+        leases = {lease.name: lease for lease in self._ledger.live()}
         if self._pools is None:
             self.waits = _unknown(leases.values())
             return
         waits: dict[LeaseName, Wait] = {}
+        more: Counter[Party] = Counter()
         for each in self._snapshots(tuple(leases.values())):
             decision = decide(each)
             for name, place in decision.grants.items():
                 granted = leases[name].granted_at(place, self.now, self._rules.ttl_s)
-                self._count(granted, granted.slot_count)
-                self._put(granted)
+                for party in _parties(granted):
+                    more[party] += granted.slot_count
+                self._ledger.put(granted)
             for name, place in decision.moves.items():
-                self._put(leases[name].moved(place))
+                self._ledger.put(leases[name].moved(place))
             for revocation in decision.revocations:
                 lease = leases[revocation.lease]
                 problem = _problem(revocation)
-                self._put(lease.revoked(self.now, self._rules.revoke_grace_s, problem))
+                self._ledger.put(lease.revoked(self.now, self._rules.revoke_grace_s, problem))
             waits.update(decision.waits)
+        self._count(more)
         self.waits = waits
 
     def _snapshots(self, leases: Sequence[Lease]) -> list[Snapshot]:
@@ -279,7 +297,7 @@ class Allocation:
             if trainer.lease not in live and trainer.state is not TrainerState.IDLE:
                 leaving[trainer.place] += trainer.slot_count
         tenants = self._books.tenants()
-        accounts = self._books.accounts({p for lease in leases for p in _parties(lease)})
+        accounts = self._ledger.accounts({p for lease in leases for p in _parties(lease)})
         half_life_s = self._rules.half_life_s
         resources = {lease.wanted.resource for lease in leases}
         return [
@@ -318,38 +336,35 @@ class Allocation:
 
     # Rows
 
-    def _put(self, lease: Lease) -> Lease:
-        self._books.put_lease(lease)
-        self.changed[lease.name] = lease
-        return lease
-
     def _end(self, lease: Lease) -> Lease:
         if lease.grant_time is not None:
-            self._count(lease, -lease.slot_count)
-            self._books.add_usage(lease.holder, Used(lease.slot_seconds(self.now), 1))
-        return self._put(lease)
+            self._count(dict.fromkeys(_parties(lease), -lease.slot_count))
+            self._ledger.add_usage(lease.holder, Used(lease.slot_seconds(self.now), 1))
+        return self._ledger.put(lease)
 
     def _account(self, party: Party) -> Account:
-        known = self._books.accounts((party,)).get(party)
+        known = self._ledger.accounts((party,)).get(party)
         account = known or Account(attained=0.0, as_of=self.now)
         return account.at(self.now, self._rules.half_life_s)
 
-    def _count(self, lease: Lease, more_slots: int) -> None:
-        for party in _parties(lease):
+    def _count(self, more_slots: Mapping[Party, int]) -> None:
+        for party, more in more_slots.items():
             account = self._account(party)
-            self._books.put_account(party, account.holding(account.slot_count + more_slots))
+            self._ledger.put_account(party, account.holding(account.slot_count + more))
 
     def _seat(self, lease: Lease) -> None:
         """Who had no lease begins at the level of the least of those who have."""
         resource = lease.wanted.resource
-        live = [x for x in self._books.live_leases() if x.wanted.resource == resource]
-        tenants = {each.tenant for each in live}
-        holders = {each.holder for each in live if each.tenant == lease.tenant}
+        if self._account((resource, lease.holder)).slot_count > 0:
+            return
+        holders = set(self._ledger.holders(resource))
+        tenants = {each.tenant for each in holders}
         if lease.tenant not in tenants:
             weights = {t.name: t.terms.weight for t in self._books.tenants()}
             self._seat_among((resource, lease.tenant), tenants, weights)
         if lease.holder not in holders:
-            self._seat_among((resource, lease.holder), holders, {})
+            peers = [each for each in holders if each.tenant == lease.tenant]
+            self._seat_among((resource, lease.holder), peers, {})
 
     def _seat_among(
         self, party: Party, peers: Iterable[Who], weights: Mapping[TenantName, float]
@@ -360,7 +375,7 @@ class Allocation:
             for peer in peers
         ]
         seated = self._account(party).seated(weights.get(who.tenant, 1.0), levels)
-        self._books.put_account(party, seated)
+        self._ledger.put_account(party, seated)
 
 
 def _unknown(leases: Iterable[Lease]) -> dict[LeaseName, Wait]:

@@ -11,8 +11,8 @@ from allotment_allocator.domain.staffing import Ended
 from allotment_core.errors import ResourceExhausted
 from allotment_core.names import LeaseName, TenantName
 
-QUEUE_LIMIT = 2000
-"""Changes that a watcher may be behind before only the newest of each lease is kept."""
+QUEUE_LIMIT = 20_000
+"""Leases whose change a watcher has not taken yet. One division may grant thousands at once."""
 ENDED_KEPT = 1000
 
 
@@ -29,6 +29,7 @@ class Board:
 
     def __init__(self) -> None:
         self._live: dict[LeaseName, Lease] = {}
+        self._by_text: dict[str, Lease] = {}
         self._ended: OrderedDict[LeaseName, Ended] = OrderedDict()
         self._queue_waits: dict[LeaseName, Wait] = {}
         self._start_waits: dict[LeaseName, Wait] = {}
@@ -37,6 +38,11 @@ class Board:
     @property
     def live(self) -> Mapping[LeaseName, Lease]:
         return self._live
+
+    @property
+    def by_text(self) -> Mapping[str, Lease]:
+        """The live ones by the texts of their names."""
+        return self._by_text
 
     @property
     def ended(self) -> Mapping[LeaseName, Ended]:
@@ -52,33 +58,32 @@ class Board:
                 continue
             if lease.ended:
                 self._live.pop(lease.name, None)
+                self._by_text.pop(str(lease.name), None)
                 self._queue_waits.pop(lease.name, None)
                 self._start_waits.pop(lease.name, None)
                 self._ended[lease.name] = Ended(state=lease.state, epoch=lease.epoch, since_s=now_s)
                 if len(self._ended) > ENDED_KEPT:
                     self._ended.popitem(last=False)
             else:
-                self._live[lease.name] = lease
+                self._live[lease.name] = self._by_text[str(lease.name)] = lease
             self._tell(lease)
 
     def explain_queue(self, waits: Mapping[LeaseName, Wait]) -> None:
         """Why queued leases wait now."""
-        before = self._waits()
-        self._queue_waits = dict(waits)
-        self._tell_changed(before)
+        before, self._queue_waits = self._queue_waits, dict(waits)
+        self._tell_changed(LeaseState.QUEUED, before, self._queue_waits)
 
     def explain_starts(self, waits: Mapping[LeaseName, Wait]) -> None:
         """Why granted leases have no trainer yet."""
-        before = self._waits()
-        self._start_waits = dict(waits)
-        self._tell_changed(before)
+        before, self._start_waits = self._start_waits, dict(waits)
+        self._tell_changed(LeaseState.HELD, before, self._start_waits)
 
-    def _waits(self) -> dict[LeaseName, Wait | None]:
-        return {name: self.wait(lease) for name, lease in self._live.items()}
-
-    def _tell_changed(self, before: Mapping[LeaseName, Wait | None]) -> None:
-        for name, lease in self._live.items():
-            if self.wait(lease) != before[name]:
+    def _tell_changed(
+        self, state: LeaseState, before: Mapping[LeaseName, Wait], now: Mapping[LeaseName, Wait]
+    ) -> None:
+        for name in {**before, **now}:
+            lease = self._live.get(name)
+            if lease is not None and lease.state is state and before.get(name) != now.get(name):
                 self._tell(lease)
 
     def wait(self, lease: Lease) -> Wait | None:
@@ -90,12 +95,12 @@ class Board:
     def _tell(self, lease: Lease) -> None:
         for watcher in self._watchers:
             if watcher.parent in (TenantName.WILDCARD, lease.tenant):
-                watcher.add(Seen(lease, self.wait(lease)))
+                watcher.add(lease, self.wait(lease))
 
     async def watch(self, parent: TenantName) -> AsyncIterator[Seen]:
         """Every live lease, a mark, then every change, for ever.
 
-        A reader that falls behind misses changes that newer ones of the same lease have replaced.
+        A reader misses changes that newer ones of the same lease have replaced meanwhile.
         Raises: ResourceExhausted (SLOW_READER) when it is too far behind even so.
         """
         with self._subscribed(parent) as watcher:
@@ -121,36 +126,34 @@ class Board:
 
 
 class _Watcher:
-    """Changes that one reader has not taken yet; bounded."""
+    """Changes that one reader has not taken yet: the newest of each lease. Bounded."""
 
     def __init__(self, parent: TenantName) -> None:
         self.parent = parent
         self.opening: list[Seen] = []
-        self._changes: list[Seen] = []
+        self._changes: dict[LeaseName, Seen] = {}
         self._there = asyncio.Event()
         self._lost = False
 
-    def add(self, seen: Seen) -> None:
+    def add(self, lease: Lease, wait: Wait | None) -> None:
         if self._lost:
             return
-        self._changes.append(seen)
+        self._changes.pop(lease.name, None)
+        self._changes[lease.name] = Seen(lease, wait)
         if len(self._changes) > QUEUE_LIMIT:
-            newest = {s.lease.name: s for s in self._changes if s.lease is not None}
-            self._changes = list(newest.values())
-            if len(self._changes) > QUEUE_LIMIT // 2:
-                self._changes.clear()
-                self._lost = True
+            self._changes.clear()
+            self._lost = True
         self._there.set()
 
-    async def take(self) -> list[Seen]:
+    async def take(self) -> Iterable[Seen]:
         await self._there.wait()
         self._there.clear()
         if self._lost:
             raise ResourceExhausted(
-                f"this reader is more than {QUEUE_LIMIT} changes of leases behind; watch again to "
-                "get a fresh snapshot, and read faster",
+                f"this reader is behind with changes of more than {QUEUE_LIMIT:,} leases; watch "
+                "again to get a fresh snapshot, and read faster",
                 reason="SLOW_READER",
                 retry_after_s=1.0,
             )
-        changes, self._changes = self._changes, []
-        return changes
+        changes, self._changes = self._changes, {}
+        return changes.values()

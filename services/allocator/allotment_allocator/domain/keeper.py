@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,11 @@ from allotment_core.names import LeaseName, PoolName
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+REST = 8
+"""After a look that took long: so many times as long nothing is looked at, but at most a tick.
+While thousands of trainers start, every change of a pod calls for a look."""
+SHORT_LOOK_S = 0.02
+"""Looks that are no longer are not rested from."""
 TAIL_LIMIT = 2000
 
 
@@ -77,10 +82,14 @@ class Keeper:
         """Until cancelled."""
         while True:
             self._kicked.clear()
+            began_s = self._clock.monotonic()
             try:
                 await self.look()
             except Exception:
                 log.exception("looking after leases failed")
+            long_s = self._clock.monotonic() - began_s - SHORT_LOOK_S
+            if long_s > 0:
+                await asyncio.sleep(min(TICK_S, REST * long_s))
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._kicked.wait()
@@ -154,22 +163,34 @@ class Keeper:
             self._spend(lease, trainer_id)
         for lease in todo.mended:
             self._setbacks.pop(lease.name, None)
-            await self._desk.change(lambda a, name=lease.name: a.mend(name))  # type: ignore[misc]
-        for lease in todo.new_epochs:
-            await self._next_epoch(lease)
+        if todo.mended or todo.new_epochs:
+            await self._mend_and_restart(todo.mended, todo.new_epochs)
 
-    async def _next_epoch(self, lease: Lease) -> None:
-        for trainer in self._launcher.trainers():
-            if trainer.lease == lease.name and trainer.epoch == lease.epoch:
-                self._fail(lease, trainer, "left its session although its lease goes on", "")
-        setback = self._setbacks.get(lease.name)
-        problem = None
-        if setback is not None and setback.count >= self._rules.explained_after:
-            problem = Problem(
-                "TRAINER_FAILED", f"{lease.name} has no trainer: {setback.message}"[:TAIL_LIMIT]
-            )
-        await self._desk.change(lambda a: a.restart(lease.name, lease.epoch, problem))
+    async def _mend_and_restart(self, mended: Sequence[Lease], spent: Sequence[Lease]) -> None:
+        """Problems that are over go; leases whose epoch has had its trainer get the next one."""
+        trainers = {(t.lease, t.epoch): t for t in self._launcher.trainers()}
+        problems: dict[LeaseName, Problem | None] = {}
+        for lease in spent:
+            left = trainers.get((lease.name, lease.epoch))
+            if left is not None:
+                self._fail(lease, left, "left its session although its lease goes on", "")
+            problems[lease.name] = self._problem(lease)
+
+        def work(allocation: Allocation) -> None:
+            for lease in mended:
+                allocation.mend(lease.name)
+            for lease in spent:
+                allocation.restart(lease.name, lease.epoch, problems[lease.name])
+
+        await self._desk.change(work)
         self.kick()
+
+    def _problem(self, lease: Lease) -> Problem | None:
+        setback = self._setbacks.get(lease.name)
+        if setback is None or setback.count < self._rules.explained_after:
+            return None
+        text = f"{lease.name} has no trainer: {setback.message}"
+        return Problem("TRAINER_FAILED", text[:TAIL_LIMIT])
 
     def _spend(self, lease: Lease, trainer_id: str) -> None:
         self._spent[lease.name] = lease.epoch

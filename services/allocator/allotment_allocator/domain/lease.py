@@ -136,8 +136,10 @@ class Lease:
         """Whether its time, or the grace after its revocation, is over."""
         if not self.granted:
             return False
-        limits = (self.expire_time, self.revoke_deadline)
-        return any(limit is not None and limit <= now for limit in limits)
+        expire_time, deadline = self.expire_time, self.revoke_deadline
+        return (expire_time is not None and expire_time <= now) or (
+            deadline is not None and deadline <= now
+        )
 
     def slot_seconds(self, now: datetime) -> float:
         """Slots x seconds that it held until it ended, or until now."""

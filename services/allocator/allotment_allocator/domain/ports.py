@@ -47,6 +47,14 @@ class Books(Protocol):
 
     def lease(self, name: LeaseName) -> Lease | None: ...
 
+    def leases(self, names: Iterable[LeaseName]) -> Sequence[Lease]:
+        """Those of them that there are, in no particular order."""
+        ...
+
+    def holders(self, resource: str) -> Iterable[ExperimentName]:
+        """Who has leases of the resource that have not ended, each once."""
+        ...
+
     def live_leases(self) -> Sequence[Lease]:
         """Those that have not ended, oldest first."""
         ...
@@ -57,13 +65,15 @@ class Books(Protocol):
         """By name, those after the given one; the wildcard: of every tenant."""
         ...
 
-    def put_lease(self, lease: Lease) -> None:
-        """Adds it or replaces its row."""
+    def put_leases(self, leases: Sequence[Lease]) -> None:
+        """Adds them or replaces their rows."""
         ...
 
     def accounts(self, of: Iterable[Party]) -> Mapping[Party, Account]: ...
 
-    def put_account(self, party: Party, account: Account) -> None: ...
+    def put_accounts(self, accounts: Mapping[Party, Account]) -> None:
+        """Adds them or replaces their rows."""
+        ...
 
     def add_usage(self, holder: ExperimentName, used: Used) -> None:
         """Adds to the experiment's sum."""

@@ -12,6 +12,8 @@ from allotment_core.names import LeaseName
 QUOTA = "QUOTA"
 POOL_FULL = "POOL_FULL"
 NO_POOL = "NO_POOL"
+DIVIDING = "DIVIDING"
+"""Of a lease that no division has seen yet."""
 
 
 def explain(

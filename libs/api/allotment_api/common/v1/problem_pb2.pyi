@@ -81,7 +81,7 @@ class Wait(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Stable, machine-readable: QUOTA, POOL_FULL, NO_POOL, TENANT_SUSPENDED, STARTING, NO_TRAINER."""
+    """Stable, machine-readable: QUOTA, POOL_FULL, NO_POOL, DIVIDING, TENANT_SUSPENDED, STARTING, NO_TRAINER."""
     message: _builtins.str
     """What would resolve it."""
     position: _builtins.int
