@@ -35,9 +35,13 @@ ALLOTMENT_CLUSTER_TRAINER_CACHE_BYTES: {{ include "allotment.bytes" $v.trainer.c
 ALLOTMENT_CLUSTER_TRAINER_PRIORITY_CLASS: {{ $v.trainer.priorityClassName | quote }}
 ALLOTMENT_CLUSTER_TRAINER_RUNTIME_CLASS: {{ $v.trainer.runtimeClassName | quote }}
 ALLOTMENT_CLUSTER_TRAINER_ENVIRONMENT: {{ $v.trainer.environment | toJson | quote }}
-ALLOTMENT_CLUSTER_LARGEST_POD_MEMORY: {{ $v.trainer.largestPodMemory }}
+ALLOTMENT_CLUSTER_LARGEST_POD_MEMORY: {{ $v.trainer.largestPodMemory | quote }}
+ALLOTMENT_CLUSTER_TENANT_QUOTA: {{ $v.tenantQuota | toJson | quote }}
 ALLOTMENT_CLUSTER_CONTROLLER_ADDRESS: {{ $release }}-controller.{{ $home }}.svc:8443
 ALLOTMENT_CLUSTER_DATASET_ADDRESS: {{ $release }}-dataset.{{ $home }}.svc:8443
+ALLOTMENT_CLUSTER_DNS_NAMESPACE: {{ $v.networkPolicy.dns.namespace }}
+ALLOTMENT_CLUSTER_DNS_PORTS: {{ $v.networkPolicy.dns.ports | join "," | quote }}
+ALLOTMENT_CLUSTER_DNS_ADDRESSES: {{ $v.networkPolicy.dns.addresses | join "," | quote }}
 ALLOTMENT_CLUSTER_CA_FILE: /etc/allotment/tls/ca.crt
 ALLOTMENT_CLUSTER_GPU_RESOURCE: {{ $v.trainer.gpu.resource }}
 ALLOTMENT_CLUSTER_MIG_PREFIX: {{ $v.trainer.gpu.migPrefix }}

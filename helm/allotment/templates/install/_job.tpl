@@ -17,6 +17,9 @@ ALLOTMENT_INSTALL_CERTIFICATE_DAYS: {{ int $v.certificates.days | quote }}
 ALLOTMENT_INSTALL_RENEW_DAYS: {{ int $v.certificates.renewBeforeDays | quote }}
 ALLOTMENT_INSTALL_DELETE_STORES: {{ $v.persistence.deleteOnUninstall | quote }}
 ALLOTMENT_INSTALL_TENANT_NAMESPACES: {{ $namespaces | toJson | quote }}
+ALLOTMENT_INSTALL_SERVICES: dataset,controller,allocator,exporter{{ if $v.gateway.enabled }},gateway{{ end }}
+ALLOTMENT_INSTALL_CA_CONFIG_MAP: {{ eq $v.route.kind "GRPCRoute" | quote }}
+ALLOTMENT_INSTALL_DEDICATED_NODES: {{ $v.dedicatedNodes.enabled | quote }}
 {{- end }}
 
 {{/* The pod of such a Job. Arguments: root, name, verb, account. */}}
@@ -60,11 +63,11 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* Annotations of a hook. Arguments: on, weight. */}}
+{{/* Annotations of a hook. After an uninstall nothing of it stays, failed or not. Arguments: on, weight. */}}
 {{- define "allotment.hook" -}}
 helm.sh/hook: {{ .on }}
 helm.sh/hook-weight: {{ .weight | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded{{ if eq .on "post-delete" }},hook-failed{{ end }}
 {{- end }}
 
 {{/* Rights to make and renew secrets in the release's namespace. */}}
@@ -77,7 +80,12 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
   resources: [secrets]
   resourceNames:
     {{- include "allotment.madeSecrets" . | nindent 4 }}
-  verbs: [get, update, patch]
+  verbs: [get, patch]
+# A kept volume without its password is refused, in words.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  resourceNames: [data-{{ .Release.Name }}-postgresql-0, data-{{ .Release.Name }}-minio-0]
+  verbs: [get]
 {{- if eq .Values.route.kind "GRPCRoute" }}
 - apiGroups: [""]
   resources: [configmaps]
@@ -85,6 +93,6 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 - apiGroups: [""]
   resources: [configmaps]
   resourceNames: [{{ .Release.Name }}-ca]
-  verbs: [get, update, patch]
+  verbs: [get, patch]
 {{- end }}
 {{- end }}

@@ -1,4 +1,4 @@
-{{/* A NetworkPolicy of one component. Arguments: root, component, ingress and egress (YAML of rules). */}}
+{{/* A NetworkPolicy of one component. Arguments: root, component, ingress and egress (YAML of rules), hook. */}}
 {{- define "allotment.policy" -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -7,6 +7,10 @@ metadata:
   namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "allotment.labels" (dict "root" .root "component" .component) | nindent 4 }}
+  {{- with .hook }}
+  annotations:
+    {{- include "allotment.hook" . | nindent 4 }}
+  {{- end }}
 spec:
   podSelector:
     matchLabels:
