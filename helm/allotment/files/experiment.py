@@ -17,7 +17,7 @@ WORK = Path("/tmp/test")
 CHOSEN = random.Random(7)
 
 
-def row():
+def row() -> tuple[float, float, str, str]:
     """Two numbers and a word; the label is a question of both."""
     x, y, word = CHOSEN.random(), CHOSEN.random(), CHOSEN.choice(["red", "blue"])
     return x, y, word, "in" if (x + y > 1.0) == (word == "red") else "out"
