@@ -106,22 +106,31 @@ def test_a_job_tells_what_an_allocator_that_restarts_has_to_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("its_pod", "words"),
+    ("its_pod", "reason", "words"),
     [
         (
             pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "no gpu"}]),
+            "UNSCHEDULABLE",
             "no gpu",
         ),
         (
             pod(containers=[container(waiting={"reason": "ErrImagePull", "message": "denied"})]),
-            "pulled",
+            "IMAGE_PULL",
+            "denied",
         ),
-        (pod(node="n1"), "starts on n1"),
+        (
+            pod(containers=[container(waiting={"reason": "CreateContainerConfigError"})]),
+            "CONTAINER",
+            "CreateContainerConfigError",
+        ),
+        (pod(node="n1"), "STARTING", "starts on n1"),
     ],
 )
-def test_what_a_start_waits_for_is_told(its_pod: dict[str, Any], words: str) -> None:
+def test_what_a_start_waits_for_is_told(its_pod: dict[str, Any], reason: str, words: str) -> None:
     verdict = judge(viewed(), [its_pod], seen=True)
-    assert words in verdict.hint
+    assert verdict.hint is not None
+    assert words in verdict.hint.message
+    assert verdict.hint.reason == reason
     assert not verdict.running
 
 

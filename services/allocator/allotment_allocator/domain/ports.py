@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from allotment_allocator.domain.account import Account
-from allotment_allocator.domain.lease import Lease
+from allotment_allocator.domain.lease import Lease, Wait
 from allotment_allocator.domain.pool import Place
 from allotment_allocator.domain.tenant import Tenant
 from allotment_core.names import ExperimentName, LeaseName, TenantName
@@ -110,7 +110,7 @@ class Trainer:
     state: TrainerState
     since_s: float
     """Monotonic instant of the last change of its state."""
-    hint: str = ""
+    hint: Wait | None = None
     """While it starts: what it waits for, where that is known."""
 
 

@@ -113,8 +113,8 @@ def plan(scene: Scene, rules: StaffRules) -> Staffing:
         if trainer_now is None:
             vacant += [lease] if lease.state is LeaseState.HELD else []
         elif trainer_now.state is TrainerState.STARTING:
-            todo.waits[lease.name] = _starting(
-                trainer_now.hint or f"trainer {trainer_now.trainer_id} is starting"
+            todo.waits[lease.name] = trainer_now.hint or _starting(
+                f"trainer {trainer_now.trainer_id} is starting"
             )
         elif lease.problem and scene.now_s - trainer_now.since_s >= rules.healthy_s:
             todo.mended += [lease] if lease.state is LeaseState.HELD else []

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from allotment_allocator.adapters.kube import jobs
@@ -15,12 +15,14 @@ from allotment_allocator.adapters.kube.nodes import (
     RELEASE_LABEL,
     is_trainer,
 )
-from allotment_allocator.adapters.kube.states import job_view, judge
+from allotment_allocator.adapters.kube.states import CLUSTER, job_view, judge
+from allotment_allocator.domain.lease import Wait
 from allotment_allocator.domain.ports import Trainer, TrainerExit, TrainerOrder, TrainerState
 from allotment_core.clock import Clock
 from allotment_core.errors import (
     AllotmentError,
     AlreadyExists,
+    InvalidArgument,
     ResourceExhausted,
     Unavailable,
 )
@@ -41,7 +43,8 @@ class _Known:
     """namespace/name of its Job."""
     seen: bool = False
     """Its Job was there."""
-    pods: set[str] = field(default_factory=set)
+    made_at: float | None = None
+    """Monotonic instant at which the API server took its Job."""
     ending: asyncio.Task[None] | None = None
 
 
@@ -82,6 +85,10 @@ class KubeLauncher:
             api, "/apis/batch/v1/jobs", job_view, self.job_changed, labelSelector=selector
         )
         self._known: dict[str, _Known] = {}
+        self._pods_of: dict[str, set[str]] = {}
+        """Keys of trainers' pods, by that of their Job."""
+        self._jobs_of: dict[str, str] = {}
+        self._ignored: set[str] = set()
         self._ids: dict[str, str] = {}
         """Keys of Jobs by trainer."""
         # Replaced as a whole: transactions read it in the database's threads.
@@ -123,7 +130,10 @@ class KubeLauncher:
             since_s=self._clock.monotonic(),
         )
         key = f"{self._namespaces.name_of(trainer.tenant)}/{jobs.job_name(order)}"
-        known = self._known.setdefault(key, _Known(trainer, key))
+        older = self._known.get(key)
+        if older is not None:
+            self._forget(older, "another trainer takes its place")
+        known = self._known[key] = _Known(trainer, key)
         self._ids[trainer.trainer_id] = key
         self._note()
         self._spawn(self._create(known, order))
@@ -150,19 +160,29 @@ class KubeLauncher:
             await self._insist(lambda: self._namespaces.ensure(tenant), known)
             if known.trainer.state is not TrainerState.LEAVING:
                 body = jobs.make_job(order, self._rules, order.resource)
-                await self._insist(
-                    lambda: self._made(self._namespaces.name_of(tenant), body), known
-                )
+                namespace = self._namespaces.name_of(tenant)
+                await self._insist(lambda: self._made(namespace, body), known)
+                known.made_at = self._clock.monotonic()
         except AllotmentError as e:
             self._namespaces.doubt(tenant)
             if not known.seen:
                 self._forget(known, f"its Job was refused: {e.message}")
 
     async def _made(self, namespace: str, body: Json) -> None:
+        """Raises: Unavailable while an older Job of that name goes."""
+        path, name = f"/apis/batch/v1/namespaces/{namespace}/jobs", body["metadata"]["name"]
         try:
-            await self._api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", body)
+            await self._api.create(path, body)
         except AlreadyExists:
-            return
+            there = await self._api.get(f"{path}/{name}")
+            labels = there["metadata"].get("labels") or {}
+            if labels.get(jobs.TRAINER_LABEL) == body["metadata"]["labels"][jobs.TRAINER_LABEL]:
+                return
+            await self._api.delete(f"{path}/{name}", {"propagationPolicy": "Background"})
+            raise Unavailable(
+                f"an older Job {namespace}/{name} is in the way and is being removed",
+                reason="JOB_IN_THE_WAY",
+            ) from None
 
     async def _insist(self, work: Callable[[], Awaitable[Any]], known: _Known) -> Any:
         """Until the API server answers; what is in the way is the trainer's hint meanwhile."""
@@ -171,8 +191,10 @@ class KubeLauncher:
             try:
                 return await work()
             except _PASSING as e:
-                log.warning("trainer's Job is held up", extra={"reason": e.reason})
-                known.trainer = replace(known.trainer, hint=e.message)
+                log.warning(
+                    "trainer's Job is held up", extra={"job": known.key, "reason": e.reason}
+                )
+                known.trainer = replace(known.trainer, hint=Wait(CLUSTER, e.message))
                 self._note()
                 await asyncio.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
                 attempt += 1
@@ -187,13 +209,22 @@ class KubeLauncher:
             known.ending = self._spawn(self._delete(known, grace_s))
 
     async def _delete(self, known: _Known, grace_s: int) -> None:
+        try:
+            await self._remove_all(known, grace_s)
+        except AllotmentError as e:
+            log.warning(
+                "trainer can't be removed; it is tried again",
+                extra={"job": known.key, "reason": e.reason, "error": e.message},
+            )
+
+    async def _remove_all(self, known: _Known, grace_s: int) -> None:
         namespace, name = known.key.split("/")
-        for pod in tuple(known.pods):
+        for pod in tuple(self._pods_of.get(known.key, ())):
             path = f"/api/v1/namespaces/{namespace}/pods/{pod.split('/')[1]}"
             await self._remove(path, {"gracePeriodSeconds": grace_s}, known)
         job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
         there = await self._remove(job, {"propagationPolicy": "Background"}, known)
-        if not there and not known.pods and known.key not in self.jobs.objects:
+        if not there and not self._pods_of.get(known.key) and known.key not in self.jobs.objects:
             self._forget(known, "it was ended")
 
     async def _remove(self, path: str, options: Json, known: _Known) -> bool:
@@ -211,43 +242,42 @@ class KubeLauncher:
     def pod_changed(self, key: str) -> None:
         """A pod has changed; empty: all have been listed anew."""
         if not key:
-            for known in self._known.values():
-                known.pods.clear()
-            for each, listed in self._pods.objects.items():
-                self._file(each, listed)
+            for each in {*self._jobs_of, *self._pods.objects}:
+                self._file(each)
             self.job_changed("")
-            return
-        pod = self._pods.objects.get(key)
-        if pod is None:
-            for known in [k for k in self._known.values() if key in k.pods]:
-                known.pods.discard(key)
-                self._look(known.key)
-                self.on_change()
-        elif (job := self._file(key, pod)) is not None:
+        elif (job := self._file(key)) is not None:
             self._look(job)
             self.on_change()
 
-    def _file(self, key: str, pod: Json) -> str | None:
-        """Puts a pod of ours with its Job; the Job's key."""
-        labels = pod["labels"]
+    def _file(self, key: str) -> str | None:
+        """Puts a pod of ours with its Job, or takes one that has gone away; the Job's key."""
+        pod = self._pods.objects.get(key)
+        if pod is None:
+            job = self._jobs_of.pop(key, None)
+            if job is not None:
+                self._pods_of[job].discard(key)
+                if not self._pods_of[job]:
+                    del self._pods_of[job]
+            return job
         if not is_trainer(pod, self._rules.release, self._rules.home):
             return None
-        job = f"{pod['namespace']}/{labels.get('batch.kubernetes.io/job-name', '')}"
-        known = self._known.get(job)
-        if known is not None:
-            known.pods.add(key)
+        job = f"{pod['namespace']}/{pod['labels'].get('batch.kubernetes.io/job-name', '')}"
+        self._jobs_of[key] = job
+        self._pods_of.setdefault(job, set()).add(key)
         return job
 
     def _look(self, key: str) -> None:
         """Brings what is known of a trainer in line with its Job and pods."""
         job = self.jobs.objects.get(key)
-        known = self._known.get(key)
+        known = self._known.get(key) or self._adopt(key, job)
         if known is None:
-            if job is None or {"Complete", "Failed"} & job["conditions"].keys():
-                return
-            known = self._adopt(key, job)
+            return
+        mine = known.trainer.trainer_id
+        if job is not None and job["labels"].get(jobs.TRAINER_LABEL) != mine:
+            job = None  # An older one of that name, on its way out.
         known.seen = known.seen or job is not None
-        pods = [self._pods.objects[pod] for pod in known.pods if pod in self._pods.objects]
+        found = (self._pods.objects.get(pod) for pod in self._pods_of.get(key, ()))
+        pods = [p for p in found if p and p["labels"].get(jobs.TRAINER_LABEL) == mine]
         verdict = judge(job, pods, seen=known.seen)
         if verdict.gone is not None:
             self._forget(known, verdict.gone)
@@ -259,31 +289,49 @@ class KubeLauncher:
             known.trainer = replace(known.trainer, hint=verdict.hint)
             self._note()
 
-    def _adopt(self, key: str, job: Json) -> _Known:
-        """A Job that an earlier allocator has made."""
-        labels = job["labels"]
-        tenant = TenantName(labels[jobs.TENANT_LABEL])
-        trainer = Trainer(
-            trainer_id=labels[jobs.TRAINER_LABEL],
-            tenant=tenant,
-            slot_count=job["slot_count"],
-            place=job["place"],
-            lease=LeaseName(tenant, labels[LEASE_LABEL]),
-            epoch=int(labels[jobs.EPOCH_LABEL]),
-            state=TrainerState.STARTING,
-            since_s=self._clock.monotonic(),
-        )
+    def _adopt(self, key: str, job: Json | None) -> _Known | None:
+        """A Job that an earlier allocator has made; None: it has ended, or is none of ours."""
+        if job is None:
+            self._ignored.discard(key)
+            return None
+        if key in self._ignored or {"Complete", "Failed"} & job["conditions"].keys():
+            return None
+        trainer = self._trainer_of(job)
+        if trainer is None:
+            self._ignored.add(key)
+            log.warning(
+                "a Job with our labels is not understood and left alone", extra={"job": key}
+            )
+            return None
         known = self._known[key] = _Known(trainer, key, seen=True)
         self._ids[trainer.trainer_id] = key
-        for each, pod in self._pods.objects.items():
-            if each.startswith(key.split("/")[0]):
-                self._file(each, pod)
         self._note()
         return known
 
+    def _trainer_of(self, job: Json) -> Trainer | None:
+        labels = job["labels"]
+        try:
+            tenant = TenantName(labels[jobs.TENANT_LABEL])
+            lease = LeaseName(tenant, labels[LEASE_LABEL])
+            trainer_id, epoch = labels[jobs.TRAINER_LABEL], int(labels[jobs.EPOCH_LABEL])
+        except (KeyError, ValueError, InvalidArgument):
+            return None
+        if job["place"] is None or not job["slot_count"]:
+            return None
+        return Trainer(
+            trainer_id=trainer_id,
+            tenant=tenant,
+            slot_count=job["slot_count"],
+            place=job["place"],
+            lease=lease,
+            epoch=epoch,
+            state=TrainerState.STARTING,
+            since_s=self._clock.monotonic(),
+        )
+
     def _move(self, known: _Known, state: TrainerState) -> None:
         known.trainer = replace(
-            known.trainer, state=state, since_s=self._clock.monotonic(), hint=""
+            known.trainer, state=state, since_s=self._clock.monotonic(), hint=None
         )
         self._note()
 

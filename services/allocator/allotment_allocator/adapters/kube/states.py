@@ -1,11 +1,13 @@
 """What a trainer's Job and pods say about it: pure functions of the API server's objects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from allotment_allocator.adapters.kube.api import Json
+from allotment_allocator.domain.lease import Wait
 from allotment_allocator.domain.pool import Place
+from allotment_core.errors import InvalidArgument
 from allotment_core.names import PoolName
 
 POOL_ANNOTATION = "allotment.dev/pool"
@@ -13,6 +15,15 @@ NODE_ANNOTATION = "allotment.dev/node"
 SLOTS_ANNOTATION = "allotment.dev/slots"
 _ENDED = ("Succeeded", "Failed")
 _LONGEST_TEXT = 400
+STARTING = "STARTING"
+IMAGE_PULL = "IMAGE_PULL"
+UNSCHEDULABLE = "UNSCHEDULABLE"
+CONTAINER = "CONTAINER"
+SUSPENDED = "SUSPENDED"
+NO_POD = "NO_POD"
+CLUSTER = "CLUSTER"
+_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_SESSION = "it works as soon as its trainer has opened its session"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,26 +33,37 @@ class Verdict:
     gone: str | None = None
     running: bool = False
     leaving: bool = False
-    hint: str = ""
+    hint: Wait | None = None
     """What a trainer that is not running yet waits for."""
 
 
 def job_view(item: Json) -> Json:
-    """What is needed of a Job: whose it is, what it holds, whether it has ended and why."""
+    """What is needed of a Job: whose it is, what it holds, whether it has ended and why.
+
+    `place` is None and `slot_count` 0 where its annotations don't say.
+    """
     metadata, spec = item["metadata"], item.get("spec", {})
     conditions = item.get("status", {}).get("conditions") or []
-    annotations = metadata.get("annotations", {})
+    annotations = metadata.get("annotations") or {}
+    slots = annotations.get(SLOTS_ANNOTATION, "")
     return {
-        "labels": metadata.get("labels", {}),
-        "place": Place(
-            PoolName(annotations.get(POOL_ANNOTATION, "unknown")),
-            annotations.get(NODE_ANNOTATION, ""),
-        ),
-        "slot_count": int(annotations.get(SLOTS_ANNOTATION, 1)),
+        "uid": metadata.get("uid", ""),
+        "labels": metadata.get("labels") or {},
+        "place": _place(annotations),
+        "slot_count": int(slots) if slots.isdecimal() and len(slots) < 10 else 0,
         "suspended": bool(spec.get("suspend")),
         "leaving": "deletionTimestamp" in metadata,
         "conditions": {c["type"]: c for c in conditions if c.get("status") == "True"},
     }
+
+
+def _place(annotations: Mapping[str, str]) -> Place | None:
+    try:
+        return Place(
+            PoolName(annotations.get(POOL_ANNOTATION, "")), annotations.get(NODE_ANNOTATION, "")
+        )
+    except InvalidArgument:
+        return None
 
 
 def judge(job: Json | None, pods: Sequence[Json], *, seen: bool) -> Verdict:
@@ -79,24 +101,33 @@ def _cause(job: Json | None, pods: Sequence[Json]) -> str:
     return "it ended" if job is not None else "its Job was deleted"
 
 
-def _hint(job: Json | None, pods: Sequence[Json]) -> str:
+def _hint(job: Json | None, pods: Sequence[Json]) -> Wait | None:
+    """What a trainer that is not running waits for, and what would end the wait."""
     if job is not None and job["suspended"]:
-        return "its Job is suspended until the queue admits it"
+        return Wait(SUSPENDED, "its Job is suspended; it goes on when the queue admits it")
     for pod in pods:
         for container in pod["containers"]:
             waiting = container.get("state", {}).get("waiting") or {}
-            if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName"):
-                return _text("its image can't be pulled", waiting)
+            if waiting.get("reason") in _IMAGE:
+                why = _text("its image can't be pulled", waiting)
+                return Wait(
+                    IMAGE_PULL,
+                    f"{why}; it is tried again: push the image, or mend its name (image.registry, "
+                    "image.tag) or the pull secret",
+                )
             if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-                return _text("its container can't start", waiting)
+                why = _text("its container can't start", waiting)
+                return Wait(CONTAINER, f"{why}; the cluster tries it again")
         scheduled = _condition(pod, "PodScheduled")
         if scheduled is not None and scheduled.get("status") == "False":
-            return _text("its pod can't be scheduled", scheduled)
+            why = _text("its pod can't be scheduled", scheduled)
+            end = "it goes on when its node has room, or when the autoscaler brings one"
+            return Wait(UNSCHEDULABLE, f"{why}; {end}")
         if pod["node"]:
-            return f"its pod starts on {pod['node']}"
+            return Wait(STARTING, f"its pod starts on {pod['node']}; {_SESSION}")
     if job is not None and not pods:
-        return "its Job has no pod yet (a quota, or the cluster's controllers are busy)"
-    return ""
+        return Wait(NO_POD, f"its Job has no pod yet; {_SESSION}")
+    return None
 
 
 def _condition(pod: Json, kind: str) -> dict[str, Any] | None:

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from allotment_allocator.adapters.kube.api import Json
 from allotment_allocator.adapters.kube.informer import Informer
-from allotment_allocator.adapters.kube.jobs import EPOCH_LABEL, RELEASE_LABEL, TENANT_LABEL
-from allotment_allocator.adapters.kube.nodes import LEASE_LABEL
+from allotment_allocator.adapters.kube.jobs import EPOCH_LABEL, TENANT_LABEL
+from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, RELEASE_LABEL
 from allotment_allocator.domain.identity import TrainerPod
 from allotment_core.errors import InvalidArgument, Unavailable
 from allotment_core.names import LeaseName, TenantName
