@@ -64,13 +64,15 @@ class Standalone:
             )
             while True:
                 try:
-                    check(health_pb2.HealthCheckRequest(), timeout=1)
-                    return
+                    asked = health_pb2.HealthCheckRequest(service="allocator")
+                    if check(asked, timeout=1).status == health_pb2.HealthCheckResponse.SERVING:
+                        return
                 except grpc.RpcError:
-                    log_text = (self.folder / "log").read_text()
-                    assert self.process.poll() is None, log_text
-                    assert time.monotonic() < deadline, log_text
-                    time.sleep(0.02)
+                    pass
+                log_text = (self.folder / "log").read_text()
+                assert self.process.poll() is None, log_text
+                assert time.monotonic() < deadline, log_text
+                time.sleep(0.02)
 
     def channel(self) -> grpc.Channel:
         return grpc.insecure_channel(f"127.0.0.1:{self.port}", options=CHANNEL_OPTIONS)

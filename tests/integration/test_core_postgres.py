@@ -432,7 +432,7 @@ async def test_a_server_that_is_not_there_is_waited_for_and_then_named(
 ) -> None:
     monkeypatch.setattr(postgres, "OPEN_PATIENCE_S", 0.2)
     write_migration(tmp_path / "migrations", 1, TABLES)
-    with pytest.raises(FailedPrecondition, match=r"127\.0\.0\.1.*refused") as caught:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1.*refused") as caught:
         await open_at(url.replace(f":{server.port}/", ":1/"), tmp_path)
     assert server.password not in str(caught.value)
 

@@ -3,27 +3,36 @@
 import os
 import sys
 
-from allotment_allocator.build import build
+from allotment_allocator.build import MIGRATIONS, PROTOS, build
 from allotment_allocator.cluster_config import load_cluster
 from allotment_allocator.config import AllocatorConfig, AllocatorServer
 from allotment_core.auth.principal import Role
 from allotment_core.auth.tokens import TokenSigner, TokenVerifier, load_or_create_key
 from allotment_core.clock import SystemClock
-from allotment_core.rpc.alone import run_alone, serve_until_signal
+from allotment_core.rpc.alone import run_alone
+from allotment_core.rpc.leading import Leadable, serve_leading
 
 CALLERS = {"controller": Role.ADMIN, "dataset": Role.SERVICE, "exporter": Role.SERVICE}
 """All ask for the keys and for whose trainer a pod is; the controller alone for leases."""
 
 
 async def serve(config: AllocatorConfig, alone: AllocatorServer) -> None:
-    """Until SIGTERM or SIGINT; then drains."""
+    """Stands by, leads, and drains at SIGTERM or SIGINT."""
     clock = SystemClock()
     signer = TokenSigner(load_or_create_key(alone.key_file))
     retired = alone.retired_keys()
     cluster = load_cluster(os.environ)
-    service = await build(config, clock, signer, retired_keys=retired, cluster=cluster)
     verifier = TokenVerifier(signer.public_key_pem, clock, *retired)
-    await serve_until_signal(alone.server([service], verifier, clock, CALLERS))
+    served = Leadable(
+        name="allocator",
+        protos=PROTOS,
+        database_url=config.database_url,
+        migrations=MIGRATIONS,
+        build=lambda database: build(
+            config, clock, signer, retired_keys=retired, cluster=cluster, database=database
+        ),
+    )
+    await serve_leading(alone.server((), verifier, clock, CALLERS), served, clock)
 
 
 if __name__ == "__main__":

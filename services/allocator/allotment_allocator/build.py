@@ -22,6 +22,7 @@ from allotment_allocator.domain.snapshot import Policy
 from allotment_allocator.domain.tenant import Terms
 from allotment_allocator.on_machine import Machine
 from allotment_allocator.servicer import LeaseServicer, PoolServicer, TenantServicer
+from allotment_api.allocator.v1 import allocator_pb2
 from allotment_api.allocator.v1 import allocator_pb2_grpc as wire
 from allotment_core.auth.principal import Role
 from allotment_core.auth.tokens import TokenSigner
@@ -33,6 +34,7 @@ from allotment_core.rpc import Service
 log = logging.getLogger(__name__)
 
 MIGRATIONS = "allotment_allocator.adapters.migrations"
+PROTOS = (allocator_pb2.DESCRIPTOR,)
 PRUNE_EVERY_S = 3600.0
 
 
@@ -44,15 +46,18 @@ async def build(
     first_host: Process | None = None,
     retired_keys: Sequence[bytes] = (),
     cluster: ClusterConfig | None = None,
+    database: Database | None = None,
 ) -> Service:
     """The service, its database opened and migrated.
 
     `server_address` is asked at each start of a trainer: where trainers reach the controller and
     the dataset service; None: as configured. `first_host`: a trainer host that `spawn_host` has
     started ahead, since that takes longer than everything else. `retired_keys`: public keys (PEM)
-    of earlier signers. `cluster`: where trainers run; None: on this machine.
+    of earlier signers. `cluster`: where trainers run; None: on this machine. `database`: one that
+    is open already.
     """
-    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+    if database is None:
+        database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     site = _site(config, cluster, clock, first_host)
     board = Board()
     desk = SqlDesk(

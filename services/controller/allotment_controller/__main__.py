@@ -4,22 +4,31 @@ import sys
 
 import grpc.aio
 
-from allotment_controller.build import ChannelTo, build
+from allotment_controller.build import MIGRATIONS, PROTOS, ChannelTo, build
 from allotment_controller.config import ControllerConfig, ControllerServer
 from allotment_core.clock import SystemClock
-from allotment_core.rpc.alone import run_alone, serve_until_signal
+from allotment_core.rpc.alone import run_alone
+from allotment_core.rpc.leading import Leadable, serve_leading
 
 
 async def serve(config: ControllerConfig, alone: ControllerServer) -> None:
-    """Until SIGTERM or SIGINT; then drains."""
+    """Stands by, leads, and drains at SIGTERM or SIGINT."""
     clock = SystemClock()
     verifier = alone.verifier(clock)
     channels = [
         alone.channel_to(address)
         for address in (alone.dataset_address, alone.allocator_address, alone.exporter_address)
     ]
-    service = await build(config, clock, *(_opener(c) for c in channels))
-    await serve_until_signal(alone.server([service], verifier, clock))
+    served = Leadable(
+        name="controller",
+        protos=PROTOS,
+        database_url=config.database_url,
+        migrations=MIGRATIONS,
+        build=lambda database: build(
+            config, clock, *(_opener(c) for c in channels), database=database
+        ),
+    )
+    await serve_leading(alone.server((), verifier, clock), served, clock)
     for opened in channels:
         await opened.close()
 

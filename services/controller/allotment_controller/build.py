@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import grpc.aio
 
+from allotment_api.search.v1 import search_pb2
 from allotment_api.search.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
+from allotment_api.trainer.v1 import session_pb2
 from allotment_api.trainer.v1.session_pb2_grpc import add_TrainerServiceServicer_to_server
 from allotment_controller.adapters.changes import Announcements
 from allotment_controller.adapters.consents import GrpcConsents
@@ -29,6 +31,7 @@ from allotment_search import Grammar
 from allotment_search.halving import Halving
 
 MIGRATIONS = "allotment_controller.adapters.migrations"
+PROTOS = (search_pb2.DESCRIPTOR, session_pb2.DESCRIPTOR)
 ChannelTo = Callable[[], grpc.aio.Channel]
 
 
@@ -38,12 +41,16 @@ async def build(
     dataset: ChannelTo,
     allocator: ChannelTo | None = None,
     exporter: ChannelTo | None = None,
+    *,
+    database: Database | None = None,
 ) -> Service:
     """The service with its database open. Each function opens a channel to one service.
 
-    Services for which none is given are where the dataset service is.
+    Services for which none is given are where the dataset service is. `database`: one that is open
+    already.
     """
-    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+    if database is None:
+        database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     store = SqlStore(database)
     announcements = Announcements()
     grammar = Grammar.load("tabular")

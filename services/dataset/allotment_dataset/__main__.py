@@ -6,19 +6,26 @@ import sys
 
 from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
-from allotment_core.rpc.alone import run_alone, serve_until_signal
-from allotment_dataset.build import build
+from allotment_core.rpc.alone import run_alone
+from allotment_core.rpc.leading import Leadable, serve_leading
+from allotment_dataset.build import MIGRATIONS, PROTOS, build
 from allotment_dataset.config import DatasetConfig, DatasetServer
 
 CALLERS = {"controller": Role.ADMIN, "exporter": Role.ADMIN}
 
 
 async def serve(config: DatasetConfig, alone: DatasetServer) -> None:
-    """Until SIGTERM or SIGINT; then drains."""
+    """Stands by, leads, and drains at SIGTERM or SIGINT."""
     clock = SystemClock()
     verifier = alone.verifier(clock)
-    service = await build(config, clock)
-    await serve_until_signal(alone.server([service], verifier, clock, CALLERS))
+    served = Leadable(
+        name="dataset",
+        protos=PROTOS,
+        database_url=config.database_url,
+        migrations=MIGRATIONS,
+        build=lambda database: build(config, clock, database=database),
+    )
+    await serve_leading(alone.server((), verifier, clock, CALLERS), served, clock)
 
 
 if __name__ == "__main__":

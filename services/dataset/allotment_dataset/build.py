@@ -4,6 +4,7 @@ import asyncio
 import logging
 from datetime import timedelta
 
+from allotment_api.dataset.v1 import blob_pb2, dataset_pb2
 from allotment_api.dataset.v1.blob_pb2_grpc import add_BlobServiceServicer_to_server
 from allotment_api.dataset.v1.dataset_pb2_grpc import add_DatasetServiceServicer_to_server
 from allotment_core.clock import Clock
@@ -28,19 +29,23 @@ from allotment_dataset.servicer import DatasetServicer
 log = logging.getLogger(__name__)
 
 MIGRATIONS = "allotment_dataset.adapters.migrations"
+PROTOS = (dataset_pb2.DESCRIPTOR, blob_pb2.DESCRIPTOR)
 
 UNFINISHED_FOR = timedelta(hours=24)
 """Objects that are still being sent after this time belong to a process that is gone."""
 LOOK_FOR_UNFINISHED_EVERY = timedelta(hours=1)
 
 
-async def build(config: DatasetConfig, clock: Clock) -> Service:
-    """The service with its database open."""
+async def build(
+    config: DatasetConfig, clock: Clock, *, database: Database | None = None
+) -> Service:
+    """The service with its database open. `database`: one that is open already."""
     opened = await opened_store(config)
     stored = opened.blobs
     spool = FolderSpool(config.work_dir / "spool", stored)
     await spool.empty()
-    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+    if database is None:
+        database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     store = SqlStore(database)
     changes = Changes()
     files = FolderUploadFiles(config.work_dir / "uploads")

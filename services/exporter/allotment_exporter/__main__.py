@@ -4,20 +4,28 @@ import sys
 
 from allotment_core.auth.principal import Role
 from allotment_core.clock import SystemClock
-from allotment_core.rpc.alone import run_alone, serve_until_signal
-from allotment_exporter.build import build
+from allotment_core.rpc.alone import run_alone
+from allotment_core.rpc.leading import Leadable, serve_leading
+from allotment_exporter.adapters.sql_store import MIGRATIONS
+from allotment_exporter.build import PROTOS, build
 from allotment_exporter.config import ExporterConfig, ExporterServer
 
 CALLERS = {"controller": Role.ADMIN}
 
 
 async def serve(config: ExporterConfig, alone: ExporterServer) -> None:
-    """Until SIGTERM or SIGINT; then drains."""
+    """Stands by, leads, and drains at SIGTERM or SIGINT."""
     clock = SystemClock()
     verifier = alone.verifier(clock)
     dataset = alone.channel_to(alone.dataset_address)
-    service = await build(config, clock, dataset)
-    await serve_until_signal(alone.server([service], verifier, clock, CALLERS))
+    served = Leadable(
+        name="exporter",
+        protos=PROTOS,
+        database_url=config.database_url,
+        migrations=MIGRATIONS,
+        build=lambda database: build(config, clock, dataset, database=database),
+    )
+    await serve_leading(alone.server((), verifier, clock, CALLERS), served, clock)
     await dataset.close()
 
 

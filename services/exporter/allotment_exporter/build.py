@@ -2,6 +2,7 @@
 
 import grpc.aio
 
+from allotment_api.exporter.v1 import exporter_pb2
 from allotment_api.exporter.v1.exporter_pb2_grpc import add_ExportServiceServicer_to_server
 from allotment_core.clock import Clock
 from allotment_core.db import Database
@@ -14,10 +15,22 @@ from allotment_exporter.config import ExporterConfig
 from allotment_exporter.domain.exporter import Exporter
 from allotment_exporter.servicer import ExportServicer
 
+PROTOS = (exporter_pb2.DESCRIPTOR,)
 
-async def build(config: ExporterConfig, clock: Clock, dataset_channel: grpc.aio.Channel) -> Service:
-    """The service with its database open. `dataset_channel` may still be without a server."""
-    database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
+
+async def build(
+    config: ExporterConfig,
+    clock: Clock,
+    dataset_channel: grpc.aio.Channel,
+    *,
+    database: Database | None = None,
+) -> Service:
+    """The service with its database open. `dataset_channel` may still be without a server.
+
+    `database`: one that is open already.
+    """
+    if database is None:
+        database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     exporter = Exporter(
         store=SqlExportStore(database),
         blobs=GrpcBlobs(dataset_channel, clock, config.dataset_patience_s),

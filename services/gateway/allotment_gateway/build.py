@@ -12,7 +12,7 @@ import grpc.aio
 from allotment_core.auth.principal import Principal
 from allotment_core.errors import Unauthenticated, Unavailable
 from allotment_core.rpc.chain import Chain, Limits
-from allotment_core.rpc.health import Health
+from allotment_core.rpc.health import READY, Health
 from allotment_core.rpc.metrics import RpcMetrics
 from allotment_core.rpc.peers import Peers
 from allotment_core.rpc.server import OPTIONS, listen, unknown_method
@@ -111,7 +111,7 @@ class Gateway(grpc.GenericRpcHandler):
             await self.stop(0)
             raise
         self._upstreams.start()
-        self._health.set_serving(True, "")
+        self._health.set_serving(True, "", READY)
         log.info("serving", extra={"address": self._listener.address, "port": port})
         return port
 

@@ -1,12 +1,13 @@
 """What the kinds of databases do each in their own way."""
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import sqlalchemy as sa
 
+from allotment_core.db.leadership import LeaderRow
 from allotment_core.errors import AllotmentError
 
 
@@ -47,8 +48,11 @@ class Backend(Protocol):
         """With a bounded pool; transactions of one that does not write see one snapshot."""
         ...
 
-    def create(self, engine: sa.Engine) -> None:
-        """Makes what the tables stand in, where it is missing; waits a while for a server."""
+    def create(self, engine: sa.Engine, patience_s: float | None = None) -> None:
+        """Makes what the tables stand in, where it is missing; waits so long for a server.
+
+        Raises: Unavailable when there is none then.
+        """
         ...
 
     def migrating(self, connection: sa.Connection) -> AbstractContextManager[None]:
@@ -61,6 +65,17 @@ class Backend(Protocol):
 
     def turn(self, connection: sa.Connection, conflicts: int) -> AbstractContextManager[None]:
         """Around a writing transaction; after many conflicts it runs while no other one does."""
+        ...
+
+    def leader_row(self, holder: str, ttl_s: float) -> LeaderRow | None:
+        """Who of several processes may write; None: only one of them can have the database."""
+        ...
+
+    def fence(self, term: int, on_deposed: Callable[[], None]) -> None:
+        """From now on a writing transaction raises `deposed` once the term is over.
+
+        `on_deposed` is called in the writer's thread.
+        """
         ...
 
     def savepoint(self, connection: sa.Connection, *, first: bool) -> None:

@@ -1,6 +1,9 @@
 """A service's database."""
 
 import asyncio
+import os
+import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -13,6 +16,7 @@ from allotment_core.calls import Call, current_call
 from allotment_core.clock import Clock
 from allotment_core.db import migration, request_log
 from allotment_core.db.backend import Backend
+from allotment_core.db.leadership import Leadership, LeaderTimes
 from allotment_core.db.reader import READERS, Readers
 from allotment_core.db.urls import backend_of
 from allotment_core.db.writer import GroupCommitWriter
@@ -37,32 +41,39 @@ class Database:
     ) -> None:
         """Use `open`."""
         self.name = backend.name
+        self._backend = backend
         self._clock = clock
+        self._leadership: Leadership | None = None
         self._engines = engines
         self._writer = GroupCommitWriter(engines[0], backend)
         self._readers = Readers(engines[1], backend)
         self._prune_due = clock.monotonic()
 
     @classmethod
-    async def open(cls, url: str, *, migrations: str | Path, clock: Clock) -> "Database":
+    async def open(
+        cls, url: str, *, migrations: str | Path, clock: Clock, patience_s: float | None = None
+    ) -> "Database":
         """Opens (or creates) the database and brings it to the newest schema.
 
         `url` is sqlite:////absolute/path, or postgresql://user:password@host/database with
         `schema=name` among its options; without it the schema is named after the service, so that
         all services can have one database. `migrations` is the package, or the folder, with
         `versions/0001_*.py`.
-        Raises: FailedPrecondition (SCHEMA_TOO_NEW, DATABASE_UNAVAILABLE), InvalidArgument
-        (UNSUPPORTED_DATABASE, INVALID_DATABASE_URL), storage errors.
+        `patience_s`: how long a server that is not there is waited for; None: 30 s.
+        Raises: FailedPrecondition (SCHEMA_TOO_NEW; DATABASE_UNAVAILABLE for good), Unavailable,
+        InvalidArgument (UNSUPPORTED_DATABASE, INVALID_DATABASE_URL), storage errors.
         """
         backend = backend_of(url, migration.schema_name(migrations))
         versions = migration.versions_folder(migrations)
-        return await asyncio.to_thread(cls._open, backend, versions, clock)
+        return await asyncio.to_thread(cls._open, backend, versions, clock, patience_s)
 
     @classmethod
-    def _open(cls, backend: Backend, versions: Path, clock: Clock) -> "Database":
+    def _open(
+        cls, backend: Backend, versions: Path, clock: Clock, patience_s: float | None
+    ) -> "Database":
         writer = backend.engine(connections=1, writes=True)
         try:
-            backend.create(writer)
+            backend.create(writer, patience_s)
             migration.migrate(writer, versions, backend)
         except BaseException as e:
             writer.dispose()
@@ -73,11 +84,44 @@ class Database:
         readers = backend.engine(connections=READERS, writes=False)
         return cls(backend, (writer, readers), clock)
 
+    def candidate(
+        self, on_change: Callable[[], None], times: LeaderTimes | None = None
+    ) -> Leadership | None:
+        """This process among those that could write; None: no other one can have the database.
+
+        Until it leads, nothing may be written; once it does, `read` and `write` raise Unavailable
+        (STANDBY, LEADERSHIP_LOST) while it may not act. `on_change` is called in the loop that
+        this is called in. The leadership is given back by `close`.
+        """
+        times = times or LeaderTimes()
+        holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        row = self._backend.leader_row(holder, times.ttl_s)
+        if row is None:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(on_change)
+
+        leadership = Leadership(
+            row,
+            self._clock,
+            times,
+            on_leading=self._backend.fence,
+            on_change=tell,
+        )
+        self._leadership = leadership
+        leadership.start()
+        return leadership
+
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """The work's result on a snapshot: it sees every write that was answered before.
 
         Raises: what the work raises, or a storage error.
         """
+        if self._leadership is not None:
+            self._leadership.check()
         return await self._readers.run(work)
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
@@ -85,6 +129,8 @@ class Database:
 
         Raises: what the work raises, or a storage error; then nothing of it is stored.
         """
+        if self._leadership is not None:
+            self._leadership.check()
         return await self._writer.submit(work)
 
     async def respond(self, work: Callable[[sa.Connection], T], to_response: Callable[[T], M]) -> M:
@@ -153,11 +199,13 @@ class Database:
             self._prune_due = self._clock.monotonic()
 
     async def close(self) -> None:
-        """Finishes the writes that wait, then closes all connections."""
+        """Finishes the writes that wait, gives back the leadership, closes all connections."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         self._writer.close()
+        if self._leadership is not None:
+            self._leadership.end()
         self._readers.close()
         for engine in self._engines:
             engine.dispose()

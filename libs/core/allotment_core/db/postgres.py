@@ -6,7 +6,7 @@ as if it ran alone, whatever other processes write; reads see one snapshot.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,18 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from sqlalchemy.exc import DBAPIError
 
+from allotment_core.db import postgres_leadership
 from allotment_core.db.backend import Fate, Outcome, connected
+from allotment_core.db.leadership import deposed
 from allotment_core.db.patience import Patience
 from allotment_core.db.postgres_errors import PostgresErrors
-from allotment_core.errors import AllotmentError, FailedPrecondition, InvalidArgument, clip
+from allotment_core.errors import (
+    AllotmentError,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+    clip,
+)
 
 OPEN_PATIENCE_S = 30.0
 """How long a start waits for a server that is not there yet."""
@@ -73,6 +81,8 @@ class PostgresBackend(PostgresErrors):
             password=url.password or "",
         )
         self._url = url
+        self._fence = sql.Composed([])
+        self._on_deposed: Callable[[], None] = lambda: None
 
     @classmethod
     def of(cls, url: sa.URL, default_schema: str) -> "PostgresBackend":
@@ -106,53 +116,73 @@ class PostgresBackend(PostgresErrors):
             use_native_hstore=False,
             connect_args={"autocommit": True, **defaults},
         )
-        settings = _statements(
+        settings = self._settings(_SESSION)
+        sqlalchemy.event.listen(engine, "connect", lambda raw, _: raw.execute(settings))
+        sqlalchemy.event.listen(engine, "begin", self._begin_writing if writes else _begin_reading)
+        return engine
+
+    def _settings(self, session: Mapping[str, str]) -> sql.Composed:
+        return _statements(
             sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)),
             *(
                 sql.SQL("SET {} = {}").format(sql.Identifier(n), sql.Literal(v))
-                for n, v in _SESSION.items()
+                for n, v in session.items()
             ),
         )
-        begin = self._begin(writes=writes)
-        sqlalchemy.event.listen(engine, "connect", lambda raw, _: raw.execute(settings))
 
-        def start(connection: sa.Connection) -> None:
-            raw = _raw(connection)
-            cursor = raw.execute(begin, prepare=False)
-            while cursor.nextset():
-                pass
-            if writes:
-                [(_, xid)] = cursor
-                connection.info[_MARK] = f"{xid}/{raw.info.backend_pid}"
-
-        sqlalchemy.event.listen(engine, "begin", start)
-        return engine
-
-    def _begin(self, *, writes: bool) -> sql.Composed:
-        if not writes:
-            return _statements(sql.SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-        return _statements(
+    def _begin_writing(self, connection: sa.Connection) -> None:
+        raw = _raw(connection)
+        fence, on_deposed = self._fence, self._on_deposed
+        begin = _statements(
             sql.SQL("BEGIN ISOLATION LEVEL SERIALIZABLE"),
             # Its number is asked for here, where that costs no round trip.
             sql.SQL("SELECT pg_advisory_xact_lock_shared({}), pg_current_xact_id()::text").format(
                 self._key("turn")
             ),
+            fence,
         )
+        cursor = raw.execute(begin, prepare=False)
+        cursor.nextset()
+        [(_, xid)] = cursor
+        connection.info[_MARK] = f"{xid}/{raw.info.backend_pid}"
+        if cursor.nextset() and cursor.fetchone() == (False,):
+            on_deposed()
+            raise deposed()
+
+    def leader_row(self, holder: str, ttl_s: float) -> postgres_leadership.PostgresLeaderRow:
+        return postgres_leadership.PostgresLeaderRow(
+            self._connect_alone, self, holder=holder, turn_key=self._key("turn"), ttl_s=ttl_s
+        )
+
+    def _connect_alone(self) -> psycopg.Connection[Any]:
+        """A connection that no engine knows, in autocommit."""
+        _, parameters = self._url.get_dialect()().create_connect_args(self._url)
+        defaults = {"application_name": f"allotment/{self.schema}", **postgres_leadership.CONNECT}
+        raw: psycopg.Connection[Any] = psycopg.connect(
+            **{**defaults, **parameters, "autocommit": True}
+        )
+        raw.execute(self._settings(postgres_leadership.SESSION))
+        return raw
+
+    def fence(self, term: int, on_deposed: Callable[[], None]) -> None:
+        self._on_deposed = on_deposed
+        self._fence = postgres_leadership.fence(term)
 
     def _key(self, purpose: str) -> int:
         digest = hashlib.blake2b(f"allotment/{self.schema}/{purpose}".encode(), digest_size=8)
         return int.from_bytes(digest.digest(), "big", signed=True)
 
-    def create(self, engine: sa.Engine) -> None:
-        patience = Patience(OPEN_PATIENCE_S)
+    def create(self, engine: sa.Engine, patience_s: float | None = None) -> None:
+        patience = Patience(OPEN_PATIENCE_S if patience_s is None else patience_s)
         while True:
             try:
                 with connected(engine, self) as connection:
                     self._create_schema(_raw(connection))
                 return
             except (DBAPIError, psycopg.Error) as e:
-                if self.fate(e) is not Fate.LOST or self.is_refusal(e) or not patience.pause():
-                    raise self.opening_error(e) from e
+                refused = self.fate(e) is not Fate.LOST or self.is_refusal(e)
+                if refused or not patience.pause():
+                    raise self.opening_error(e, for_good=refused) from e
                 engine.dispose()
 
     def _create_schema(self, raw: psycopg.Connection[Any]) -> None:
@@ -250,12 +280,14 @@ class PostgresBackend(PostgresErrors):
             if not patience.pause():
                 return Outcome.UNKNOWN
 
-    def opening_error(self, error: BaseException) -> AllotmentError:
+    def opening_error(self, error: BaseException, *, for_good: bool) -> AllotmentError:
         """Told to the administrator who starts the service."""
-        return FailedPrecondition(
+        error_class = FailedPrecondition if for_good else Unavailable
+        return error_class(
             f"the {self.place} can't be used: {self.cleaned(error)}; "
             "check the URL, the role's password and rights, and that the server runs",
             reason="DATABASE_UNAVAILABLE",
+            retry_after_s=None if for_good else 1.0,
         )
 
 
@@ -263,6 +295,10 @@ def _raw(connection: sa.Connection) -> psycopg.Connection[Any]:
     raw = connection.connection.dbapi_connection
     assert isinstance(raw, psycopg.Connection)
     return raw
+
+
+def _begin_reading(connection: sa.Connection) -> None:
+    _raw(connection).execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", prepare=False)
 
 
 def _statements(*parts: sql.Composable) -> sql.Composed:

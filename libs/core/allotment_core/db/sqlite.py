@@ -5,7 +5,7 @@ WAL, every commit synced, foreign keys, transactions under our control.
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class SqliteBackend:
         sqlalchemy.event.listen(engine, "begin", lambda c: c.exec_driver_sql(begin))
         return engine
 
-    def create(self, engine: sa.Engine) -> None:
+    def create(self, engine: sa.Engine, patience_s: float | None = None) -> None:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Tenants' names and results are nobody else's business on this machine.
@@ -84,6 +84,12 @@ class SqliteBackend:
 
     def turn(self, connection: sa.Connection, conflicts: int) -> nullcontext[None]:
         return nullcontext()
+
+    def leader_row(self, holder: str, ttl_s: float) -> None:
+        return None
+
+    def fence(self, term: int, on_deposed: Callable[[], None]) -> None:
+        raise NotImplementedError("nobody can take the leadership of a file")
 
     def savepoint(self, connection: sa.Connection, *, first: bool) -> None:
         if not first:

@@ -149,12 +149,19 @@ class Servable(Protocol):
 
 async def serve_until_signal(server: Servable) -> None:
     """Starts the server, and drains it at the first SIGTERM or SIGINT."""
+    ended = asyncio.create_task(until_signal())
+    await asyncio.sleep(0)  # a signal during the start counts
+    await server.start()
+    await ended
+    await server.stop()
+
+
+async def until_signal() -> None:
+    """Until the first SIGTERM or SIGINT."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await server.start()
     await ended.wait()
-    await server.stop()
 
 
 def run_alone(
@@ -165,7 +172,8 @@ def run_alone(
 ) -> int:
     """Serves with settings from ALLOTMENT_<SERVICE>_* and ALLOTMENT_SERVE_*.
 
-    The exit status: 0 after a drain, 2 for settings that can't be used, files they name included.
+    The exit status: 0 after a drain, 2 for settings that can't be used, files they name included,
+    3 for what another start may mend: the leadership was lost.
     """
 
     async def serve_loaded() -> None:
@@ -177,7 +185,7 @@ def run_alone(
         asyncio.run(serve_loaded())
     except AllotmentError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return 2 if error.retry_after_s is None else 3
     except OSError as error:
         if error.filename is None:
             raise

@@ -4,7 +4,7 @@ for health alone.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,14 @@ import grpc.aio
 
 from allotment_core.auth.principal import Role
 from allotment_core.clock import Clock
-from allotment_core.errors import FailedPrecondition, InvalidArgument, Unimplemented, clip
+from allotment_core.errors import (
+    AllotmentError,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+    Unimplemented,
+    clip,
+)
 from allotment_core.rpc import health, reflection, status
 from allotment_core.rpc.access import LateVerifier, Verifier
 from allotment_core.rpc.addresses import is_loopback
@@ -65,24 +72,47 @@ class ServicesListener:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    """Finds a method by its path; unknown ones are answered as such, whatever their kind."""
+    """Finds a method by its path; others are refused, whatever their kind."""
 
-    def __init__(self, methods: Sequence[Method], chain: Chain) -> None:
-        self._handlers = {method.path: chain.handler(method) for method in methods}
+    def __init__(self, chain: Chain, methods: Iterable[Method] = ()) -> None:
+        self._chain = chain
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self.stands_by = False
+        self.add(methods)
+
+    def add(self, methods: Iterable[Method]) -> None:
+        self._handlers |= {method.path: self._chain.handler(method) for method in methods}
 
     def service(self, details: Any) -> "grpc.RpcMethodHandler[Any, Any]":
         found = self._handlers.get(details.method)
-        return found or grpc.stream_stream_rpc_method_handler(unknown_method(details.method))
+        if found is not None:
+            return found
+        error = _standing_by() if self.stands_by else _unknown(details.method)
+        return grpc.stream_stream_rpc_method_handler(_refusal(error))
 
 
 def unknown_method(path: str) -> Any:
     """A behaviour of any kind that says UNIMPLEMENTED."""
+    return _refusal(_unknown(path))
 
+
+def _unknown(path: str) -> Unimplemented:
+    return Unimplemented(
+        f"this server does not serve {clip(path)}; compare its version with the client's",
+        reason="UNKNOWN_METHOD",
+    )
+
+
+def _standing_by() -> Unavailable:
+    return Unavailable(
+        "this process stands by while another one leads, or is starting; try again in a moment",
+        reason="STANDBY",
+        retry_after_s=0.5,
+    )
+
+
+def _refusal(error: AllotmentError) -> Any:
     async def refuse(_requests: Any, context: Any) -> None:
-        error = Unimplemented(
-            f"this server does not serve {clip(path)}; compare its version with the client's",
-            reason="UNKNOWN_METHOD",
-        )
         await context.abort(status.to_code(error), status.to_text(error), status.to_metadata(error))
 
     return refuse
@@ -123,7 +153,7 @@ class RpcServer:
         self.services_port: int | None = None
         self._health_address = health_address
         self.health_port: int | None = None
-        self._services = tuple(services)
+        self._services: list[Service] = []
         self._verifier = verifier
         self._clock = clock
         self._address = address
@@ -136,17 +166,30 @@ class RpcServer:
             metrics=self.metrics,
             limits=self._limits,
         )
-        methods = [method for service in services for method in methods_of(service)]
-        names = {method.path.split("/")[1] for method in methods}
-        self._health = Health(names)
-        methods += self._health.methods()
-        methods += Reflection(names | {health.SERVICE, *reflection.SERVICES}).methods()
-        self._methods = methods
+        self._health = Health(())
+        self._names: set[str] = set()
+        self._methods = _Methods(self._chain, self._health.methods())
+        self._add(services)
+        self._is_acting = True
         self._server: grpc.aio.Server | None = None
         self._health_server: grpc.aio.Server | None = None
         self._started: list[Service] = []
         self._stopped = False
+        self._announced = False
+        self.port = 0
         self._announcing: asyncio.Task[None] | None = None
+
+    def _add(self, services: Sequence[Service]) -> None:
+        methods = [method for service in services for method in methods_of(service)]
+        self._services += services
+        self._names |= {service.name for service in services}
+        protos = {method.path.split("/")[1] for method in methods}
+        self._names |= protos
+        self._health.set_serving(False, *self._names)
+        self._methods.add(methods)
+        told = self._names - {service.name for service in self._services}
+        reflected = Reflection(told | {health.SERVICE, *reflection.SERVICES})
+        self._methods.add(reflected.methods())
 
     async def start(self) -> int:
         """Listens, starts the services in their order, then says SERVING, once tokens can be
@@ -155,49 +198,95 @@ class RpcServer:
         Raises: FailedPrecondition (ADDRESS_IN_USE), what a service's start raises; then nothing
         runs.
         """
-        self._server = self._make_server(self._methods)
         try:
-            port = listen(self._server, self._address, self._tls, mutual=False)
-            if self._for_services is not None:
-                self.services_port = listen(
-                    self._server, self._for_services.address, self._for_services.tls, mutual=True
-                )
-            await self._server.start()
-            await self._serve_health()
-            for service in self._services:
-                await service.start()
-                self._started.append(service)
-            if self._wanted_metrics_port is not None:
-                self.metrics_port = self.metrics.serve(
-                    self._wanted_metrics_port, self._metrics_host
-                )
+            port = await self._listen()
+            await self._begin(self._services)
         except BaseException:
             await self.stop(0)
             raise
-        if isinstance(self._verifier, LateVerifier) and not self._verifier.ready.is_set():
-            self._announcing = asyncio.create_task(self._say_serving_late(self._verifier, port))
-        else:
-            self._say_serving(port)
+        self._announce("")
         return port
 
-    def _say_serving(self, port: int) -> None:
-        self._health.set_serving(True)
-        log.info("serving", extra={"address": self._address, "port": port})
+    async def stand_by(self, names: Collection[str]) -> int:
+        """Listens for services that are to come. Returns the port.
 
-    async def _say_serving_late(self, verifier: LateVerifier, port: int) -> None:
+        Health says SERVING of the process and NOT_SERVING of `names`; all other calls are refused
+        (STANDBY) until `lead`. Raises: FailedPrecondition (ADDRESS_IN_USE).
+        """
+        self._methods.stands_by = True
+        self._health.set_serving(False, *names)
+        try:
+            port = await self._listen()
+        except BaseException:
+            await self.stop(0)
+            raise
+        self._health.set_serving(True, "")
+        return port
+
+    async def lead(self, services: Sequence[Service]) -> None:
+        """Starts services and serves them. Raises: what their start raises."""
+        self._add(services)
+        await self._begin(services)
+        self._methods.stands_by = False
+        self._announce()
+
+    def set_ready(self) -> None:
+        """A process that stands by would serve if it had to."""
+        self._health.set_serving(True, health.READY)
+
+    def set_acting(self, acting: bool) -> None:
+        """Whether the services may act at the moment; while not, others shall be called."""
+        if acting != self._is_acting:
+            self._is_acting = acting
+            log.warning("acting again" if acting else "not acting")
+            if self._announced and not self._stopped:
+                self._health.set_serving(acting, *self._names)
+
+    async def _listen(self) -> int:
+        self._server = self._make_server(self._methods)
+        self.port = listen(self._server, self._address, self._tls, mutual=False)
+        if self._for_services is not None:
+            self.services_port = listen(
+                self._server, self._for_services.address, self._for_services.tls, mutual=True
+            )
+        await self._server.start()
+        await self._serve_health()
+        if self._wanted_metrics_port is not None:
+            self.metrics_port = self.metrics.serve(self._wanted_metrics_port, self._metrics_host)
+        return self.port
+
+    async def _begin(self, services: Sequence[Service]) -> None:
+        for service in services:
+            await service.start()
+            self._started.append(service)
+
+    def _announce(self, *names: str) -> None:
+        """Says SERVING, also of these names: at once, or when tokens can be verified."""
+        if isinstance(self._verifier, LateVerifier) and not self._verifier.ready.is_set():
+            self._announcing = asyncio.create_task(self._say_serving_late(self._verifier, names))
+        else:
+            self._say_serving(names)
+
+    async def _say_serving_late(self, verifier: LateVerifier, names: Sequence[str]) -> None:
         await verifier.ready.wait()
-        self._say_serving(port)
+        self._say_serving(names)
 
-    def _make_server(self, methods: Sequence[Method]) -> grpc.aio.Server:
+    def _say_serving(self, names: Sequence[str]) -> None:
+        self._announced = True
+        self._health.set_serving(True, health.READY, *names)
+        self._health.set_serving(self._is_acting, *self._names)
+        log.info("serving", extra={"address": self._address, "port": self.port})
+
+    def _make_server(self, methods: _Methods) -> grpc.aio.Server:
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._limits.calls)
-        server.add_generic_rpc_handlers((_Methods(methods, self._chain),))
+        server.add_generic_rpc_handlers((methods,))
         return server
 
     async def _serve_health(self) -> None:
         if self._health_address is None:
             return
         # A server of its own: nothing else can be reached there.
-        self._health_server = self._make_server(tuple(self._health.methods()))
+        self._health_server = self._make_server(_Methods(self._chain, self._health.methods()))
         self.health_port = listen(self._health_server, self._health_address, None, mutual=False)
         await self._health_server.start()
 
