@@ -105,7 +105,9 @@ class Leadership:
         self._on_change = on_change
         self._phase = Phase.STANDING_BY
         self._acts_until_s = 0.0
-        self._absent_since_s: float | None = None
+        self._was_acting = False
+        self._absent: tuple[int, float] | None = None
+        """The term whose leader's session is not there, and since when."""
         self._entry = threading.Lock()
         self._ends = threading.Event()
         self.term = 0
@@ -153,10 +155,20 @@ class Leadership:
         if self._thread.is_alive():
             self._thread.join()
 
+    def step(self) -> float:
+        """Looks at the row or renews it; seconds until the next step. Blocks."""
+        if self._phase is Phase.STANDING_BY:
+            self._stand_by()
+        else:
+            self._renew()
+        return self._times.poll_s if self._phase is Phase.STANDING_BY else self._times.renew_s
+
     def _run(self) -> None:
         try:
-            self._stand_by()
-            self._lead()
+            while not self._ends.is_set():
+                self._ends.wait(self.step())
+            if self._phase is Phase.LEADING:
+                self._release()
         except Exception:
             log.exception("leadership broke")
             self._phase = Phase.LOST
@@ -165,42 +177,35 @@ class Leadership:
             self._row.close()
 
     def _stand_by(self) -> None:
-        while not self._ends.is_set():
-            try:
-                if self._try():
-                    return
-            except AllotmentError as e:
-                self._absent_since_s = None
-                log.warning("leadership can't be asked for", extra={"reason": e.reason})
-            self._ends.wait(self._times.poll_s)
-
-    def _try(self) -> bool:
-        reign = self._row.read()
-        if not self._is_free(reign):
-            self._note_leader(reign.holder)
-            return False
-        asked_s = self._clock.monotonic()
-        term = self._row.take(reign)
+        try:
+            reign = self._row.read()
+            if not self._is_free(reign):
+                self._note_leader(reign.holder)
+                return
+            asked_s = self._clock.monotonic()
+            term = self._row.take(reign)
+        except AllotmentError as e:
+            self._absent = None
+            log.warning("leadership can't be asked for", extra={"reason": e.reason})
+            return
         if term is None:
-            return False
+            return
         self._acts_until_s = asked_s + self._times.acting_s
         self.term = term
         self._on_leading(term, self.lose)
         self._phase = Phase.LEADING
         log.info("leading", extra={"term": term, "before": reign.holder})
+        self._was_acting = True
         self._on_change()
-        return True
 
     def _is_free(self, reign: Reign) -> bool:
         if reign.is_over:
             return True
-        if not reign.is_absent:
-            self._absent_since_s = None
-            return False
         now_s = self._clock.monotonic()
-        if self._absent_since_s is None:
-            self._absent_since_s = now_s
-        return now_s - self._absent_since_s >= self._times.absent_s
+        if not reign.is_absent or self._absent is None or self._absent[0] != reign.term:
+            self._absent = (reign.term, now_s) if reign.is_absent else None
+            return False
+        return now_s - self._absent[1] >= self._times.absent_s
 
     def _note_leader(self, holder: str) -> None:
         if holder != self.leader:
@@ -208,25 +213,24 @@ class Leadership:
             log.info("standing by", extra={"leader": holder})
             self._on_change()
 
-    def _lead(self) -> None:
-        was_acting = True
-        while self._phase is Phase.LEADING and not self._ends.wait(self._times.renew_s):
-            asked_s = self._clock.monotonic()
-            try:
-                if not self._row.renew(self.term):
-                    self.lose()
-                    return
-                self._acts_until_s = asked_s + self._times.acting_s
-            except AllotmentError as e:
-                log.warning("leadership not renewed", extra={"reason": e.reason})
-            if self.is_acting != was_acting:
-                was_acting = not was_acting
-                self._on_change()
-        if self._phase is Phase.LEADING:
-            try:
-                self._row.release(self.term)
-            except AllotmentError as e:
-                log.warning("leadership not released", extra={"reason": e.reason})
+    def _renew(self) -> None:
+        asked_s = self._clock.monotonic()
+        try:
+            if not self._row.renew(self.term):
+                self.lose()
+                return
+            self._acts_until_s = asked_s + self._times.acting_s
+        except AllotmentError as e:
+            log.warning("leadership not renewed", extra={"reason": e.reason})
+        if self.is_acting != self._was_acting:
+            self._was_acting = not self._was_acting
+            self._on_change()
+
+    def _release(self) -> None:
+        try:
+            self._row.release(self.term)
+        except AllotmentError as e:
+            log.warning("leadership not released", extra={"reason": e.reason})
 
 
 def deposed() -> Unavailable:
