@@ -6,11 +6,16 @@ BIN := $(VENV)/bin
 # The family mlp needs torch. Builds for CPUs have "+cpu" in their version; others bring gigabytes.
 TORCH ?= torch==2.13.0+cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Images: make images TAG=1.0 IMAGE_BUILD="podman build"; IMAGE_TORCH=torch for trainers on GPU nodes.
+TAG ?= dev
+IMAGE_BUILD ?= docker build
+IMAGE_TORCH ?=
+IMAGES := dataset controller allocator exporter gateway trainer
 # Nothing is sent anywhere, by libraries neither.
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint test bench demo services test-postgres test-services clean
+.PHONY: help install protos lint test bench demo services test-postgres test-services images $(IMAGES:%=image-%) clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +64,11 @@ demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of 
 
 services: $(VENV)/.dev ## each service in a process of its own, with PostgreSQL, an S3 server and TLS, until Ctrl-C
 	@$(BIN)/python -m allotment_testkit.services
+
+images: $(IMAGES:%=image-%) ## an image for each service, allotment/<service>:$(TAG), by $(IMAGE_BUILD)
+
+$(IMAGES:%=image-%): image-%:
+	$(IMAGE_BUILD) $(if $(filter trainer,$*),$(if $(IMAGE_TORCH),--build-arg 'TORCH=$(IMAGE_TORCH)')) -t allotment/$*:$(TAG) --target $* .
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

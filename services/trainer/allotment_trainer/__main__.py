@@ -6,13 +6,14 @@ import asyncio
 import gc
 import importlib
 import os
+import signal
 import sys
 
 from allotment_core import config as settings
 from allotment_core.errors import AllotmentError, InvalidArgument
 from allotment_core.events import configure_logging
 from allotment_core.names import LeaseName
-from allotment_trainer.agent import Start
+from allotment_trainer.agent import STATUS_STOPPED, Start
 from allotment_trainer.config import PREFIX, TrainerConfig
 from allotment_trainer.domain.lease import Grant
 from allotment_trainer.processes import nursery, preload
@@ -55,6 +56,8 @@ def main() -> int:
         print(f"allotment-trainer: {error}", file=sys.stderr)
         return 64
     configure_logging("trainer", config.log_level)
+    # Until its work takes signals: as a container's first process it gets none otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(STATUS_STOPPED))
     preload.load()
     preload.forget_openmp_folder()
     _, nursery_socket = nursery.start(preload.trial_function())

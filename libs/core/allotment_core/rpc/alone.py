@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Protocol, TypeVar
 
 import grpc.aio
@@ -180,6 +180,8 @@ def run_alone(
         own = load(config, os.environ, f"ALLOTMENT_{service.upper()}_")
         await serve(own, load(server_config, os.environ, "ALLOTMENT_SERVE_"))
 
+    # Until the server takes signals itself: as a container's first process it gets none otherwise.
+    signal.signal(signal.SIGTERM, _leave)
     try:
         configure_logging(service, os.environ.get("ALLOTMENT_LOG_LEVEL", "INFO"))
         asyncio.run(serve_loaded())
@@ -192,3 +194,8 @@ def run_alone(
         sys.stderr.write(f"{error.filename} can't be used: {error.strerror}\n")
         return 2
     return 0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """At once: nothing is served yet, and a thread may be waiting for the database."""
+    os._exit(0)
