@@ -217,11 +217,12 @@ def _as_text(array: Any) -> Any:
         return _as_text(array)
     if pa.types.is_boolean(t):
         return pc.if_else(array, "true", "false")
+    # Casts, for pyarrow's strftime needs a database of time zones, which small machines lack.
     if pa.types.is_date(t):
-        return pc.strftime(array.cast(pa.date32()).cast(pa.timestamp("s")), format="%Y-%m-%d")
+        return array.cast(pa.date32()).cast(pa.string())
     if pa.types.is_timestamp(t):
         seconds = array.cast(pa.timestamp("s"), safe=False)  # The instant in UTC, zone dropped.
-        return pc.strftime(seconds, format="%Y-%m-%d %H:%M:%S")
+        return seconds.cast(pa.string())
     if pa.types.is_time(t):
         text = array.cast(pa.string())
         return pc.replace_substring_regex(text, r"\.[0-9]+$", "")
