@@ -14,8 +14,8 @@ from allotment_allocator.domain.identity import Identities, PodKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
 from allotment_allocator.domain.pool import Pool, known
 from allotment_allocator.domain.staffing import STARTING
-from allotment_allocator.domain.waits import DIVIDING
 from allotment_allocator.domain.tenant import Isolation
+from allotment_allocator.domain.waits import DIVIDING
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_core.auth.tokens import TokenSigner
 from allotment_core.clock import Clock
