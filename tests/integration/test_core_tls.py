@@ -17,7 +17,6 @@ from allotment_core.clock import SystemClock
 from allotment_core.errors import (
     AllotmentError,
     FailedPrecondition,
-    NotFound,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
@@ -63,7 +62,7 @@ async def served(authority: Authority, tmp_path: Path) -> AsyncIterator[TlsServe
         for_services=ServicesListener(
             address="127.0.0.1:0",
             tls=tls,
-            callers={"controller": Role.ADMIN, "reader": Role.VIEWER},
+            callers={"controller": Role.ADMIN, "reader": Role.SERVICE},
         ),
         health_address="127.0.0.1:0",
     )
@@ -166,6 +165,23 @@ async def test_replaced_files_count_from_the_next_connection_on(
     assert await caller(served.channel_as(other.issue(tmp_path / "n", "controller")))
 
 
+async def test_a_replaced_authority_is_trusted_without_a_new_channel(
+    served: TlsServed, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_client, "LOOK_AT_FILES_S", 0.0)
+    file = tmp_path / "trusted.crt"
+    file.write_bytes(Authority().pem)
+    lasting = served.channel(ca=file)
+    assert isinstance(await refusal(lasting), Unavailable)
+    # Half of a file, as while it is being written, is not taken over.
+    file.write_bytes(authority.pem[:100])
+    assert isinstance(await refusal(lasting), Unavailable)
+    file.write_bytes(authority.pem)
+    assert await caller(lasting) == "test-editor"
+    file.unlink()
+    assert await caller(lasting) == "test-editor"
+
+
 async def test_a_services_role_is_all_that_it_may_do(
     served: TlsServed, authority: Authority, tmp_path: Path
 ) -> None:
@@ -173,7 +189,7 @@ async def test_a_services_role_is_all_that_it_may_do(
     reader = served.channel_as(authority.issue(tmp_path / "r", "reader"))
     stub: Any = allocator_pb2_grpc.TenantServiceStub(reader)
     await stub.FetchTokenKeys(pb.FetchTokenKeysRequest())
-    assert isinstance(await refusal(reader), NotFound)
+    assert isinstance(await refusal(reader), PermissionDenied)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ListTenants(pb.ListTenantsRequest())
     assert isinstance(from_rpc_error(caught.value), PermissionDenied)

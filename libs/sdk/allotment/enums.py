@@ -36,14 +36,6 @@ class TaskType(Word):
     REGRESSION = "regression"
 
 
-class Isolation(Word):
-    """Whether a tenant's trainers share nodes with those of others."""
-
-    UNSPECIFIED = "unspecified"
-    SHARED = "shared"
-    DEDICATED = "dedicated"
-
-
 class Metric(Word):
     UNSPECIFIED = "unspecified"
     LOG_LOSS = "log_loss"

@@ -17,8 +17,8 @@ from allotment_api.common.v1 import table_pb2
 from allotment_api.search.v1 import search_pb2
 from allotment_api.trainer.v1 import session_pb2 as pb
 from allotment_api.trainer.v1 import session_pb2_grpc
-from allotment_core.auth.principal import Role
-from allotment_core.rpc import Service
+from allotment_core.auth.principal import Principal, Role
+from allotment_core.rpc import Service, current_principal
 from allotment_testkit.blob_service import MemoryBlobService
 from allotment_testkit.rpc import Served, serving
 
@@ -36,6 +36,10 @@ class StagedController:
         self.lease_ttl_s = lease_ttl_s
         self.acknowledges = True
         self.answers_heartbeats = True
+        self.refusal: Exception | None = None
+        """What every session ends with at once."""
+        self.principals: list[Principal] = []
+        """Who opened each session."""
         self.hellos: list[pb.Hello] = []
         self.heartbeats: list[pb.Heartbeat] = []
         self.reports: list[pb.OpenSessionRequest] = []
@@ -53,6 +57,9 @@ class StagedController:
     ) -> AsyncIterator[pb.OpenSessionResponse]:
         line: asyncio.Queue[pb.OpenSessionResponse | None] = asyncio.Queue()
         first = await anext(requests)
+        if self.refusal is not None:
+            raise self.refusal
+        self.principals.append(current_principal())
         async with self.changed:
             self._hear(first, line)
             self.changed.notify_all()

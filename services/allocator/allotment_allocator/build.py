@@ -90,11 +90,11 @@ async def build(
             (wire.add_PoolServiceServicer_to_server, PoolServicer(lambda: site.pools, board)),
             (
                 wire.add_TenantServiceServicer_to_server,
-                TenantServicer(desk, signer, clock, retired_keys),
+                TenantServicer(desk, signer, clock, retired_keys, site.pod_keys),
             ),
             (
                 wire.add_LeaseServiceServicer_to_server,
-                LeaseServicer(desk, board, Identities(None, board)),
+                LeaseServicer(desk, board, Identities(site.trainer_pods, board)),
             ),
         ),
         database=database,

@@ -10,6 +10,8 @@ from allotment_allocator.adapters.kube.jobs import JobRules
 from allotment_allocator.adapters.kube.launcher import KubeLauncher
 from allotment_allocator.adapters.kube.spaces import SpaceRules, TenantSpaces
 from allotment_allocator.adapters.kube.supply import ClusterPools
+from allotment_allocator.adapters.kube.token_keys import ClusterKeys
+from allotment_allocator.adapters.kube.trainer_pods import InformedPods
 from allotment_allocator.cluster_config import ClusterConfig
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.cluster import PoolRules
@@ -45,7 +47,11 @@ class Cluster:
         self.launcher = KubeLauncher(
             self._api, job_rules(config), self._spaces, self._pools.pods, clock
         )
-        self._pools.on_pod = self.launcher.pod_changed
+        self.trainer_pods = InformedPods(
+            self._pools.pods, config.release, config.namespace, self._spaces.name_of
+        )
+        self._pools.on_pod = self._pod_changed
+        self.pod_keys = ClusterKeys(self._api, clock)
         self._board: Board | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -60,7 +66,12 @@ class Cluster:
 
         self._board = board
         self._pools.on_change = self.launcher.on_change = on_change
-        works = (self._pools.run(), self.launcher.jobs.run(), self._spaces.run(tenants))
+        works = (
+            self._pools.run(),
+            self.launcher.jobs.run(),
+            self._spaces.run(tenants),
+            self.pod_keys.run(),
+        )
         self._tasks = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
@@ -70,6 +81,10 @@ class Cluster:
                 await task
         await self.launcher.close()
         await self._api.close()
+
+    def _pod_changed(self, key: str) -> None:
+        self.trainer_pods.pod_changed(key)
+        self.launcher.pod_changed(key)
 
     def _held_places(self) -> Sequence[Place]:
         leases = self._board.live.values() if self._board is not None else ()

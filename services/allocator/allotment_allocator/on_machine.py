@@ -9,6 +9,7 @@ from allotment_allocator.config import AllocatorConfig
 from allotment_allocator.domain import pool
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
+from allotment_allocator.domain.identity import PodKeys, TrainerPods
 from allotment_allocator.domain.staffing import StaffRules
 from allotment_core.clock import Clock
 from allotment_core.errors import InvalidArgument
@@ -17,6 +18,9 @@ from allotment_core.names import PoolName
 
 class Machine:
     """Satisfies `domain.site.Site`. Raises: InvalidArgument (INVALID_CONFIG)."""
+
+    trainer_pods: TrainerPods | None = None
+    pod_keys: PodKeys | None = None
 
     def __init__(
         self, config: AllocatorConfig, clock: Clock, first_host: Process | None = None

@@ -1,5 +1,9 @@
-"""`python -m allotment_trainer`: a trainer for one lease, by itself. Exit status 0: its work is
-done.
+"""`python -m allotment_trainer`: a trainer for one lease, by itself, as in a container, where it is
+the first process.
+
+Exit status: 0 its work is done, or it was asked to leave; 64 its settings can't be used; 69 its
+controller was silent for too long; 70 it can't run trials any more; 77 its lease is over, or
+another's.
 """
 
 import asyncio
@@ -8,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from allotment_core import config as settings
 from allotment_core.errors import AllotmentError, InvalidArgument
@@ -16,7 +21,9 @@ from allotment_core.names import LeaseName
 from allotment_trainer.agent import STATUS_STOPPED, Start
 from allotment_trainer.config import PREFIX, TrainerConfig
 from allotment_trainer.domain.lease import Grant
-from allotment_trainer.processes import nursery, preload
+from allotment_trainer.processes import limits, nursery, preload
+
+STATUS_SETTINGS = 64
 
 
 def _start(config: TrainerConfig) -> Start:
@@ -30,11 +37,14 @@ def _start(config: TrainerConfig) -> Start:
         )
     grant = Grant(
         server=config.server,
+        dataset=config.dataset,
         token=token,
+        token_file=None if config.token else config.token_file,
         lease=str(lease),
         epoch=config.epoch,
         threads=config.threads,
         memory_bytes=config.memory_bytes,
+        outlives_s=config.outlives_s,
         ca=str(config.ca) if config.ca else None,
     )
     return Start(
@@ -47,14 +57,20 @@ def _start(config: TrainerConfig) -> Start:
     )
 
 
+def _leave(_number: int, _frame: object) -> NoReturn:
+    """Nothing has begun. The first process of a container has no default for signals."""
+    os._exit(0)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, _leave)
     preload.prepare_environment()
     try:
         config = settings.load(TrainerConfig, os.environ, PREFIX)
         start = _start(config)
     except (AllotmentError, OSError) as error:
         print(f"allotment-trainer: {error}", file=sys.stderr)
-        return 64
+        return STATUS_SETTINGS
     configure_logging("trainer", config.log_level)
     # Until its work takes signals: as a container's first process it gets none otherwise.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(STATUS_STOPPED))
@@ -63,7 +79,9 @@ def main() -> int:
     _, nursery_socket = nursery.start(preload.trial_function())
     gc.enable()
     working = importlib.import_module("allotment_trainer.working")
-    return int(asyncio.run(working.serve_once(start, preload.offer(), nursery_socket)))
+    start = start.within(limits.room_bytes())
+    serving = working.serve_once(start, preload.offer(), nursery_socket, config.grace_s)
+    return int(asyncio.run(serving))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,9 @@ from allotment_trainer.processes.trial_child import TrialFunction
 log = logging.getLogger(__name__)
 
 STATUS_STOPPED = 0
+STATUS_SILENT = 69
 STATUS_BROKEN = 70
+STATUS_OVER = 77
 
 DEFAULT_CACHE_BYTES = 8 << 30
 
@@ -48,6 +50,12 @@ class Start:
     work_dir: Path
     """The trainer's own."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
+
+    def within(self, room_bytes: int | None) -> "Start":
+        """With trials that have no more memory than there is."""
+        if room_bytes is None or room_bytes >= self.grant.memory_bytes:
+            return self
+        return replace(self, grant=replace(self.grant, memory_bytes=room_bytes))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Start":

@@ -44,6 +44,9 @@ _OVER = frozenset(
     }
 )
 """A stream that ends with one of these: the lease is not ours (any more)."""
+_NOT_YET_KNOWN = frozenset({"INVALID_TOKEN", "TOKEN_EXPIRED"})
+"""What a server says of a renewed token whose key it hasn't fetched yet, and of one that is being
+renewed."""
 
 if TYPE_CHECKING:
     Stream = grpc.aio.StreamStreamCall[pb.OpenSessionRequest, pb.OpenSessionResponse]
@@ -65,7 +68,7 @@ class Session:
         self._runner = runner
         self._offer = offer
         self._clock = clock
-        self._lease = LeaseClock(clock.monotonic())
+        self._lease = LeaseClock(clock.monotonic(), outlives_s=grant.outlives_s)
         self._heartbeat_s = DEFAULT_HEARTBEAT_S
         self._outbox = Outbox()
         self._work = asyncio.Event()
@@ -91,7 +94,7 @@ class Session:
                     log.info(
                         "session lost", extra={"lease": self._grant.lease, "error": str(error)}
                     )
-                    if error.kind in _OVER:
+                    if error.kind in _OVER and not self._may_pass(error):
                         return self._ending or Ending.EXPIRED
                 if (ending := self._is_over()) is not None:
                     return ending
@@ -109,6 +112,10 @@ class Session:
             self._leave_by = self._clock.monotonic() + grace_s
         self._leave_by = min(self._leave_by, self._clock.monotonic() + grace_s)
         self._work.set()
+
+    def _may_pass(self, error: AllotmentError) -> bool:
+        """Whether the next token of the file, or the server's next look for keys, may end it."""
+        return self._grant.token_file is not None and error.reason in _NOT_YET_KNOWN
 
     # The end
 

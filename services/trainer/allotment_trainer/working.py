@@ -9,6 +9,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
+
+import grpc.aio
 
 from allotment_core.clock import SystemClock
 from allotment_core.errors import InvalidArgument
@@ -16,8 +19,11 @@ from allotment_core.rpc.client import channel
 from allotment_trainer.adapters.blobs import GrpcBlobStore
 from allotment_trainer.adapters.data_cache import FolderCache
 from allotment_trainer.adapters.nursery_client import NurseryClient
+from allotment_trainer.adapters.token_file import TokenFile
 from allotment_trainer.agent import (
     STATUS_BROKEN,
+    STATUS_OVER,
+    STATUS_SILENT,
     STATUS_STOPPED,
     Start,
     clear,
@@ -27,12 +33,18 @@ from allotment_trainer.agent import (
 from allotment_trainer.attempt_runner import AttemptRunner
 from allotment_trainer.domain.lease import Ending, Grant
 from allotment_trainer.processes import lines
+from allotment_trainer.processes.lifeline import reap
 from allotment_trainer.processes.preload import Offer
 from allotment_trainer.session import Session
 
 log = logging.getLogger(__name__)
 
 TERM_GRACE_S = 5.0
+_STATUS = {
+    Ending.SILENT: STATUS_SILENT,
+    Ending.BROKEN: STATUS_BROKEN,
+    Ending.EXPIRED: STATUS_OVER,
+}
 
 
 class Worker:
@@ -57,8 +69,11 @@ class Worker:
     async def work(self, grant: Grant) -> Ending:
         """One session, from its start to its end."""
         clear(self._start.work_dir)
-        async with channel(grant.server, token=grant.token, ca=grant.ca) as controller:
-            blobs = GrpcBlobStore(controller, self._start.tenant)
+        async with contextlib.AsyncExitStack() as stack:
+            controller = dataset = await stack.enter_async_context(_channel(grant, grant.server))
+            if grant.dataset not in ("", grant.server):
+                dataset = await stack.enter_async_context(_channel(grant, grant.dataset))
+            blobs = GrpcBlobStore(dataset, self._start.tenant)
             runner = AttemptRunner(self._nursery, self._cache, blobs, self._start.work_dir)
             self._session = Session(grant, controller, runner, self._offer, SystemClock())
             if self._stop is not None:
@@ -101,15 +116,28 @@ async def serve(
         nursery.close()
 
 
-async def serve_once(start: Start, offer: Offer, nursery_socket: socket.socket) -> int:
-    """Works for the one lease that it was started with; the exit status."""
+async def serve_once(
+    start: Start, offer: Offer, nursery_socket: socket.socket, grace_s: float
+) -> int:
+    """Works for the one lease that it was started with; the exit status. After SIGTERM it hands in
+    what it has, and leaves within the grace.
+    """
+    loop = asyncio.get_running_loop()
+    # As the first process of a container it is the parent of whatever has lost its own.
+    loop.add_signal_handler(signal.SIGCHLD, reap)
     nursery = await NurseryClient.connect(nursery_socket)
     worker = Worker(start, offer, nursery)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop, TERM_GRACE_S)
+    loop.add_signal_handler(signal.SIGTERM, worker.stop, grace_s)
     ending = await worker.work(start.grant)
     nursery.close()
-    well = (Ending.RELEASED, Ending.PREEMPTED, Ending.STOPPED)
-    return STATUS_STOPPED if ending in well else STATUS_BROKEN
+    return _STATUS.get(ending, STATUS_STOPPED)
+
+
+def _channel(grant: Grant, address: str) -> grpc.aio.Channel:
+    ca = Path(grant.ca) if grant.ca else None
+    if grant.token_file is None:
+        return channel(address, token=grant.token, ca=ca)
+    return channel(address, token_source=TokenFile(grant.token_file, grant.token), ca=ca)
 
 
 async def _listen(

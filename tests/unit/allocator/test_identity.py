@@ -24,6 +24,7 @@ ACME = TenantName("acme")
 NAME = LeaseName(ACME, "l-1")
 OURS = {
     "app.kubernetes.io/instance": "allotment",
+    "allotment.dev/home": "allotment",
     "allotment.dev/tenant": "acme",
     "allotment.dev/lease": "l-1",
     "allotment.dev/epoch": "1",
@@ -45,6 +46,7 @@ class Shown:
         self.synced.set()
         self.pods = InformedPods(
             self,  # type: ignore[arg-type]
+            "allotment",
             "allotment",
             lambda tenant: f"allotment-{tenant.tenant_id}",
         )
@@ -78,9 +80,10 @@ async def test_a_pod_is_the_trainer_that_its_labels_name(shown: Shown) -> None:
         pod(epoch="first"),
         pod(namespace="elsewhere"),
         {**pod(), "labels": {**OURS, "app.kubernetes.io/instance": "another"}},
+        {**pod(), "labels": {**OURS, "allotment.dev/home": "another"}},
         {**pod(), "labels": {}},
     ],
-    ids=range(8),
+    ids=range(9),
 )
 async def test_a_pod_that_is_not_ours_or_whose_labels_lie_is_nobodys(
     shown: Shown, lie: Json

@@ -57,6 +57,14 @@ def test_the_holder_goes_on_for_two_thirds_of_the_lease() -> None:
     assert lease.is_over(140.0)
 
 
+def test_a_holder_that_outlives_its_server_goes_on_for_longer() -> None:
+    lease = LeaseClock(100.0, ttl_s=60.0, outlives_s=90.0)
+    assert not lease.is_over(189.9)
+    assert lease.is_over(190.0)
+    lease.answered(150.0, ttl_s=600.0)
+    assert lease.remaining_s(150.0) == 400.0
+
+
 def test_every_answer_starts_the_wait_anew() -> None:
     lease = LeaseClock(0.0)
     lease.answered(30.0, ttl_s=30.0)

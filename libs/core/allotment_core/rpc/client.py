@@ -16,7 +16,7 @@ import grpc.aio
 
 from allotment_core.rpc.addresses import is_loopback
 from allotment_core.rpc.status import from_rpc_error, has_status
-from allotment_core.rpc.tls import Pems, TlsFiles, WatchedFiles, caller_credentials
+from allotment_core.rpc.tls import TlsFiles, WatchedAuthority, WatchedFiles, caller_credentials
 
 __all__ = ["OPTIONS", "channel", "from_rpc_error", "is_loopback", "request_id"]
 
@@ -66,7 +66,7 @@ def channel(
 
     `token_source` is asked at each call. `ca` is a PEM file or its bytes: TLS, as for every address
     that is not loopback (then with the system's authorities). `tls`: the channel shows a
-    certificate of its own, as services do; replaced files are used without a new channel.
+    certificate of its own, as services do. Replaced files are used without a new channel.
     Unary calls without a timeout have `timeout_s`, and are repeated (the same request, so with the
     same request_id) for up to `retry_s` while the server can't be reached; `on_outage` is told
     before
@@ -87,23 +87,39 @@ def channel(
         )
 
     if tls is not None:
-        watched = _Watched(WatchedFiles(tls), lambda pems: secure(caller_credentials(pems)))
-        return _TokenChannel(watched, token_source)
+        files = WatchedFiles(tls)
+
+        def renewed() -> grpc.aio.Channel | None:
+            pems = files.changed()
+            return None if pems is None else secure(caller_credentials(pems))
+
+        first = secure(caller_credentials(files.pems))
+        return _TokenChannel(_Watched(first, renewed), token_source)
+    if ca is not None and not isinstance(ca, bytes):
+        authority = WatchedAuthority(Path(ca))
+
+        def trusting() -> grpc.aio.Channel | None:
+            pem = authority.changed()
+            return None if pem is None else secure(grpc.ssl_channel_credentials(pem))
+
+        first = secure(grpc.ssl_channel_credentials(authority.pem))
+        return _TokenChannel(_Watched(first, trusting), token_source)
     if ca is None and is_loopback(address):
         inner = grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
     else:
-        pem = ca if isinstance(ca, bytes) or ca is None else Path(ca).read_bytes()
-        inner = secure(grpc.ssl_channel_credentials(root_certificates=pem))
+        inner = secure(grpc.ssl_channel_credentials(root_certificates=ca))
     return _TokenChannel(lambda: inner, token_source)
 
 
 class _Watched:
     """The channel of the moment: another one once its TLS files have changed."""
 
-    def __init__(self, files: WatchedFiles, make: Callable[[Pems], grpc.aio.Channel]) -> None:
-        self._files = files
-        self._make = make
-        self._channel = make(files.pems)
+    def __init__(
+        self, first: grpc.aio.Channel, renewed: Callable[[], grpc.aio.Channel | None]
+    ) -> None:
+        """`renewed` makes it; None while the files are the same."""
+        self._channel = first
+        self._renewed = renewed
         self._look_at = time.monotonic() + LOOK_AT_FILES_S
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -112,12 +128,12 @@ class _Watched:
         if now < self._look_at:
             return self._channel
         self._look_at = now + LOOK_AT_FILES_S
-        pems = self._files.changed()
-        if pems is not None:
+        renewed = self._renewed()
+        if renewed is not None:
             closing = asyncio.ensure_future(self._channel.close(OLD_CHANNEL_S))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-            self._channel = self._make(pems)
+            self._channel = renewed
         return self._channel
 
 

@@ -4,6 +4,7 @@ Needs the base install alone.
 """
 
 import logging
+import os
 import ssl
 import threading
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class WatchedFiles:
                 found = path.stat() if path else None
             except OSError:
                 found = None
-            marks.append((found.st_ino, found.st_mtime_ns, found.st_size) if found else (0, 0, 0))
+            marks.append(_mark(found))
         return tuple(marks)
 
     def _read(self) -> Pems:
@@ -96,6 +97,40 @@ class WatchedFiles:
                 "its key, and the authority's certificate",
                 reason="INVALID_TLS_FILES",
             ) from e
+
+
+class WatchedAuthority:
+    """An authority's file, read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: OSError."""
+        self._path = path
+        self._seen = path.stat()
+        self.pem = path.read_bytes()
+
+    def changed(self) -> bytes | None:
+        """What it holds now, when it is other than before and can be used; else None."""
+        try:
+            found = self._path.stat()
+            if _mark(found) == _mark(self._seen):
+                return None
+            pem = self._path.read_bytes()
+            ssl.create_default_context(cadata=pem.decode("ascii"))
+        except (OSError, ValueError) as e:
+            log.warning(
+                "an authority is not taken over", extra={"file": str(self._path), "error": str(e)}
+            )
+            return None
+        self._seen = found
+        if pem == self.pem:
+            return None
+        self.pem = pem
+        log.info("authority taken over", extra={"file": str(self._path)})
+        return pem
+
+
+def _mark(found: os.stat_result | None) -> tuple[int, int, int]:
+    return (found.st_ino, found.st_mtime_ns, found.st_size) if found else (0, 0, 0)
 
 
 def listener_credentials(files: TlsFiles, *, mutual: bool) -> grpc.ServerCredentials:

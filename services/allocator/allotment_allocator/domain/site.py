@@ -5,6 +5,7 @@ from typing import Protocol
 
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
+from allotment_allocator.domain.identity import PodKeys, TrainerPods
 from allotment_allocator.domain.pool import Pool
 from allotment_allocator.domain.ports import Launcher
 from allotment_allocator.domain.staffing import StaffRules
@@ -22,6 +23,16 @@ class Site(Protocol):
     @property
     def pools(self) -> tuple[Pool, ...] | None:
         """As they are now; None: not known yet, nothing is decided. Asked from any thread."""
+        ...
+
+    @property
+    def trainer_pods(self) -> TrainerPods | None:
+        """None: trainers don't run in pods."""
+        ...
+
+    @property
+    def pod_keys(self) -> PodKeys | None:
+        """What pods' tokens are verified with."""
         ...
 
     def start(self, desk: Desk, board: Board, on_change: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass
+from pathlib import Path
 
 DEFAULT_TTL_S = 60.0
 PATIENCE = 2 / 3
@@ -13,12 +14,19 @@ class Grant:
     """What a trainer needs to know to work for a lease."""
 
     server: str
+    """host:port of the controller."""
+    dataset: str = ""
+    """host:port of the dataset service; empty: that of the controller."""
     token: str
+    """As it was at the start, where there is a file of it."""
+    token_file: Path | None = None
     lease: str
     epoch: int
     threads: int
     memory_bytes: int
     ca: str | None = None
+    outlives_s: float = 0.0
+    """How long the holder goes on without an answer where that is longer than its patience."""
 
 
 class Ending(enum.Enum):
@@ -39,9 +47,12 @@ class Ending(enum.Enum):
 class LeaseClock:
     """How long the holder may go on. All instants are by one monotonic clock, in seconds."""
 
-    def __init__(self, now: float, ttl_s: float = DEFAULT_TTL_S) -> None:
+    def __init__(
+        self, now: float, ttl_s: float = DEFAULT_TTL_S, *, outlives_s: float = 0.0
+    ) -> None:
         self._answered = now
         self._ttl_s = ttl_s
+        self._outlives_s = outlives_s
 
     def answered(self, now: float, ttl_s: float | None = None) -> None:
         """The server sent something; `ttl_s` where it named the lease's time to live."""
@@ -51,7 +62,8 @@ class LeaseClock:
 
     def remaining_s(self, now: float) -> float:
         """Seconds until the holder has to stop; never negative."""
-        return max(0.0, self._answered + PATIENCE * self._ttl_s - now)
+        patience_s = max(PATIENCE * self._ttl_s, self._outlives_s)
+        return max(0.0, self._answered + patience_s - now)
 
     def is_over(self, now: float) -> bool:
         return self.remaining_s(now) <= 0.0

@@ -69,6 +69,13 @@ def kill_tree(pid: int) -> None:
         kill(child)
 
 
+def reap() -> None:
+    """Waits for every child that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def ignore_keyboard() -> None:
     """Ctrl-C goes to the whole process group; what it means is for the server to say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

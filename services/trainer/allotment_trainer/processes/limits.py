@@ -18,6 +18,10 @@ import psutil
 DATA_FACTOR = 2
 CPU_SLACK_S = 10.0
 _OOM_SCORE = "800"
+_CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROWTH_BYTES = 96 << 20
+"""What the trainer's own processes take once they talk to others and hold data."""
+_LEAST_BYTES = 64 << 20
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -50,6 +54,24 @@ def own_memory_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except (OSError, IndexError, psutil.Error):
         return 0
+
+
+def room_bytes() -> int | None:
+    """What a trial can have of its container's memory, besides the processes that are there by now;
+    None where nothing limits them. A container that reaches its limit is ended as a whole, and
+    nobody would know which trial was too large.
+    """
+    try:
+        most = (_CGROUP / "memory.max").read_text().strip()
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        stat = {name: int(number) for name, number in map(str.split, lines)}
+    except (OSError, ValueError):
+        return None
+    if not most.isdigit():
+        return None
+    # Pages of files don't count: they go when others need the room.
+    used = stat.get("anon", 0) + stat.get("shmem", 0)
+    return max(_LEAST_BYTES, int(most) - used - _OWN_GROWTH_BYTES)
 
 
 def _data_bytes() -> int:

@@ -29,6 +29,8 @@ CA_PATH = "/etc/allotment/ca.crt"
 AUDIENCE = "allotment"
 LONGEST_RUN_S = 7 * 24 * 3600
 """An end for Jobs that nobody ends: their lease has long expired."""
+_LEAVING_S = 5
+"""What its pod has beyond the time that a trainer takes to hand in its work."""
 KEPT_S = 300
 """An ended Job is shown for so long."""
 
@@ -200,6 +202,7 @@ def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         "ALLOTMENT_TRAINER_EPOCH": str(order.epoch),
         "ALLOTMENT_TRAINER_TOKEN_FILE": TOKEN_PATH,
         "ALLOTMENT_TRAINER_CA": CA_PATH,
+        "ALLOTMENT_TRAINER_GRACE_S": str(max(1, rules.grace_s - _LEAVING_S)),
         "ALLOTMENT_TRAINER_THREADS": str(order.threads),
         "ALLOTMENT_TRAINER_MEMORY_BYTES": str(order.memory_bytes),
         "ALLOTMENT_TRAINER_CACHE_DIR": "/var/cache/allotment",

@@ -7,7 +7,7 @@ from contextlib import suppress
 from allotment_allocator.adapters.kube.api import Json
 from allotment_allocator.adapters.kube.informer import Informer
 from allotment_allocator.adapters.kube.jobs import EPOCH_LABEL, TENANT_LABEL
-from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, RELEASE_LABEL
+from allotment_allocator.adapters.kube.nodes import LEASE_LABEL, is_trainer
 from allotment_allocator.domain.identity import TrainerPod
 from allotment_core.errors import InvalidArgument, Unavailable
 from allotment_core.names import LeaseName, TenantName
@@ -20,10 +20,12 @@ class InformedPods:
     """Satisfies `domain.identity.TrainerPods`. `pods` has to call `pod_changed`."""
 
     def __init__(
-        self, pods: Informer, release: str, namespace_of: Callable[[TenantName], str]
+        self, pods: Informer, release: str, home: str, namespace_of: Callable[[TenantName], str]
     ) -> None:
+        """`release`, `home`: of the services; `namespace_of`: where a tenant's trainers run."""
         self._pods = pods
         self._release = release
+        self._home = home
         self._namespace_of = namespace_of
         self._keys: dict[str, str] = {}
         """Of the informer, by uid; those of pods that are gone may be among them."""
@@ -50,7 +52,7 @@ class InformedPods:
         pod = self._pods.objects.get(self._keys.get(uid, ""))
         if pod is None or pod["uid"] != uid or pod["namespace"] != namespace:
             return None
-        return trainer_of(pod, self._release, self._namespace_of)
+        return trainer_of(pod, self._namespace_of)
 
     async def _appears(self, uid: str) -> None:
         there = self._awaited.setdefault(uid, asyncio.Event())
@@ -67,7 +69,7 @@ class InformedPods:
         if before is not None:
             self._keys.pop(before, None)
         # Others' pods are not kept: a cluster has many, and no token of theirs means anything here.
-        if pod is None or LEASE_LABEL not in pod["labels"]:
+        if pod is None or not is_trainer(pod, self._release, self._home):
             return
         self._uids[key] = pod["uid"]
         self._keys[pod["uid"]] = key
@@ -75,13 +77,9 @@ class InformedPods:
             awaited.set()
 
 
-def trainer_of(
-    pod: Json, release: str, namespace_of: Callable[[TenantName], str]
-) -> TrainerPod | None:
-    """What the pod was made for; None unless it is this release's, in its tenant's namespace."""
+def trainer_of(pod: Json, namespace_of: Callable[[TenantName], str]) -> TrainerPod | None:
+    """What the pod was made for; None unless it stands in its tenant's namespace."""
     labels = pod["labels"]
-    if labels.get(RELEASE_LABEL) != release:
-        return None
     try:
         lease = LeaseName(TenantName(labels.get(TENANT_LABEL, "")), labels.get(LEASE_LABEL, ""))
         epoch = int(labels.get(EPOCH_LABEL, ""))
