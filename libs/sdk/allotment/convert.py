@@ -357,11 +357,17 @@ def tenant(wire: allocator.Tenant) -> types.Tenant:
         weight=wire.weight,
         guaranteed_slots=wire.guaranteed_slots,
         quota_slots=wire.quota_slots,
+        isolation=_enum(types.Isolation, allocator.Isolation.Name(wire.isolation), "ISOLATION_"),
         shares_experience=wire.shares_experience,
         create_time=_at(wire.create_time),
         update_time=_at(wire.update_time),
         etag=wire.etag,
     )
+
+
+def isolation(name: str) -> allocator.Isolation.ValueType:
+    """Raises: InvalidArgument (UNKNOWN_VALUE)."""
+    return _known(allocator.Isolation, "ISOLATION_", name, "isolation")
 
 
 def token(wire: allocator.IssueTokenResponse) -> types.Token:

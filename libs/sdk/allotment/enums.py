@@ -36,6 +36,14 @@ class TaskType(Word):
     REGRESSION = "regression"
 
 
+class Isolation(Word):
+    """Whether a tenant's trainers share nodes with those of others."""
+
+    UNSPECIFIED = "unspecified"
+    SHARED = "shared"
+    DEDICATED = "dedicated"
+
+
 class Metric(Word):
     UNSPECIFIED = "unspecified"
     LOG_LOSS = "log_loss"

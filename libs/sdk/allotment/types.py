@@ -12,6 +12,7 @@ from allotment.enums import ColumnRole as ColumnRole
 from allotment.enums import ColumnType as ColumnType
 from allotment.enums import ExperimentState as ExperimentState
 from allotment.enums import ExportState as ExportState
+from allotment.enums import Isolation as Isolation
 from allotment.enums import LeaseState as LeaseState
 from allotment.enums import Metric as Metric
 from allotment.enums import ModelState as ModelState
@@ -300,6 +301,8 @@ class Tenant:
     guaranteed_slots: int
     quota_slots: int
     """0: no limit."""
+    isolation: Isolation
+    """DEDICATED: it has each node alone and is charged for all of it."""
     shares_experience: bool
     """It consents to others' learning from its tasks, and learns from those of others who do."""
     create_time: datetime

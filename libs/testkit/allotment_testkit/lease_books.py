@@ -12,7 +12,7 @@ from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.lease import Lease, Problem
 from allotment_allocator.domain.pool import Place
 from allotment_allocator.domain.ports import Books, Party, Used
-from allotment_allocator.domain.tenant import Tenant, Terms
+from allotment_allocator.domain.tenant import Isolation, Tenant, Terms
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
 
 T = TypeVar("T")
@@ -33,7 +33,12 @@ class BooksStore(Protocol):
 def tenant(name: TenantName = ACME) -> Tenant:
     terms = Terms(weight=0.1 + 0.2, guaranteed_slots=2, quota_slots=7)
     return Tenant(
-        name=name, terms=terms, create_time=NOW, update_time=NOW, shares_experience=name == ACME
+        name=name,
+        terms=terms,
+        create_time=NOW,
+        update_time=NOW,
+        shares_experience=name == ACME,
+        isolation=Isolation.DEDICATED if name == ACME else Isolation.SHARED,
     )
 
 
@@ -65,7 +70,9 @@ class BooksConformance:
         held = queued.granted_at(LOCAL, NOW, TTL_S)
         revoking = held.renewed(NOW, TTL_S).revoked(NOW, 10.0, Problem("PREEMPTED", "jä"))
         expired = revoking.expired(NOW + timedelta(seconds=70))
-        for each in (queued, held, held.restarted(Problem("CRASHED", "x")), revoking, expired):
+        charged = held.charged(5, NOW + timedelta(seconds=7))
+        restarted = held.restarted(Problem("CRASHED", "x"))
+        for each in (queued, held, charged, restarted, revoking, expired):
             await put(store, each)
             assert await store.read(lambda b: b.lease(queued.name)) == each
 

@@ -8,7 +8,7 @@ from allotment_allocator.domain.identity import PodTokenKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
 from allotment_allocator.domain.pool import CPU, NodeState, Pool, PoolKind, Wanted
 from allotment_allocator.domain.ports import Used
-from allotment_allocator.domain.tenant import Tenant, Terms
+from allotment_allocator.domain.tenant import Isolation, Tenant, Terms
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_api.common.v1 import problem_pb2
 from allotment_core.auth.principal import Role
@@ -23,6 +23,10 @@ STATES = {
     LeaseState.EXPIRED: pb.LEASE_STATE_EXPIRED,
 }
 _KINDS = {PoolKind.LOCAL: pb.POOL_KIND_LOCAL, PoolKind.NODES: pb.POOL_KIND_NODES}
+_ISOLATIONS = {
+    Isolation.SHARED: pb.ISOLATION_SHARED,
+    Isolation.DEDICATED: pb.ISOLATION_DEDICATED,
+}
 _ROLES = {
     pb.ROLE_VIEWER: Role.VIEWER,
     pb.ROLE_EDITOR: Role.EDITOR,
@@ -70,6 +74,7 @@ def tenant_message(tenant: Tenant) -> pb.Tenant:
         guaranteed_gpus=tenant.terms.guaranteed_gpus,
         quota_gpus=tenant.terms.quota_gpus,
         shares_experience=tenant.shares_experience,
+        isolation=_ISOLATIONS[tenant.isolation],
         create_time=timestamp(tenant.create_time),
         update_time=timestamp(tenant.update_time),
         etag=tenant.etag,
@@ -85,6 +90,19 @@ def terms(message: pb.Tenant) -> Terms:
         guaranteed_gpus=message.guaranteed_gpus,
         quota_gpus=message.quota_gpus,
     )
+
+
+def isolation(message: pb.Tenant) -> Isolation:
+    """SHARED unless it is said. Raises: InvalidArgument."""
+    named = {number: isolation for isolation, number in _ISOLATIONS.items()}
+    named[pb.ISOLATION_UNSPECIFIED] = Isolation.SHARED
+    found = named.get(message.isolation)
+    if found is None:
+        raise InvalidArgument(
+            f"isolation of a tenant is {message.isolation}; choose shared (1) or dedicated (2)",
+            violations=(FieldViolation("tenant.isolation", "has to be shared or dedicated"),),
+        )
+    return found
 
 
 def lease_message(lease: Lease, wait: Wait | None) -> pb.Lease:

@@ -14,6 +14,7 @@ from allotment_allocator.domain.identity import Identities, PodKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
 from allotment_allocator.domain.pool import Pool, known
 from allotment_allocator.domain.staffing import STARTING
+from allotment_allocator.domain.tenant import Isolation
 from allotment_allocator.domain.waits import DIVIDING
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_core.auth.tokens import TokenSigner
@@ -90,9 +91,9 @@ class TenantServicer:
         self, request: pb.CreateTenantRequest, _context: Any
     ) -> pb.CreateTenantResponse:
         name = TenantName(check_tenant_id(request.tenant_id))
-        terms = convert.terms(request.tenant)
+        terms, isolation = convert.terms(request.tenant), convert.isolation(request.tenant)
         return await self._desk.respond(
-            lambda a: a.create_tenant(name, terms, request.tenant.shares_experience),
+            lambda a: a.create_tenant(name, terms, request.tenant.shares_experience, isolation),
             lambda tenant: pb.CreateTenantResponse(tenant=convert.tenant_message(tenant)),
         )
 
@@ -119,13 +120,14 @@ class TenantServicer:
     ) -> pb.UpdateTenantResponse:
         name = TenantName.parse(request.tenant.name)
         new, etag = request.tenant, request.tenant.etag
-        values = {
+        values: dict[str, float | Isolation] = {
             "weight": new.weight or 1.0,
             "guaranteed_slots": new.guaranteed_slots,
             "quota_slots": new.quota_slots,
             "guaranteed_gpus": new.guaranteed_gpus,
             "quota_gpus": new.quota_gpus,
             "shares_experience": new.shares_experience,
+            "isolation": convert.isolation(new),
         }
         paths = tuple(request.update_mask.paths)
         return await self._desk.respond(

@@ -56,9 +56,11 @@ class Tenants(Group):
         guaranteed_slots: int = 0,
         quota_slots: int = 0,
         shares_experience: bool = False,
+        isolation: str = "shared",
     ) -> Tenant:
-        """`quota_slots` 0 is no limit. `shares_experience`: what is tried first is learnt from its
-        tasks and those of all others who share theirs, by counts and scores alone.
+        """`quota_slots` 0 is no limit. `isolation`: shared, or dedicated: whole nodes for it
+        alone. `shares_experience`: what is tried first is learnt from its tasks and those of all
+        others who share theirs, by counts and scores alone.
         """
         request = wire.CreateTenantRequest(
             request_id=new_request_id(),
@@ -68,6 +70,7 @@ class Tenants(Group):
                 guaranteed_slots=guaranteed_slots,
                 quota_slots=quota_slots,
                 shares_experience=shares_experience,
+                isolation=convert.isolation(isolation),
             ),
         )
         return convert.tenant((await self._call(self._stub.CreateTenant, request)).tenant)
@@ -93,6 +96,7 @@ class Tenants(Group):
         guaranteed_slots: int | None = None,
         quota_slots: int | None = None,
         shares_experience: bool | None = None,
+        isolation: str | None = None,
         etag: str = "",
     ) -> Tenant:
         """Changes what is given and leaves the rest. Raises: Aborted when the etag is not the
@@ -113,10 +117,13 @@ class Tenants(Group):
         if shares_experience is not None:
             request.tenant.shares_experience = shares_experience
             request.update_mask.paths.append("shares_experience")
+        if isolation is not None:
+            request.tenant.isolation = convert.isolation(isolation)
+            request.update_mask.paths.append("isolation")
         if not request.update_mask.paths:
             raise InvalidArgument(
                 f"nothing to change on {clip(request.tenant.name)}; "
-                "give weight, guaranteed_slots, quota_slots or shares_experience",
+                "give weight, guaranteed_slots, quota_slots, shares_experience or isolation",
                 reason="NOTHING_TO_CHANGE",
             )
         return convert.tenant((await self._call(self._stub.UpdateTenant, request)).tenant)

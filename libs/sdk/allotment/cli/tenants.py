@@ -13,6 +13,7 @@ app = typer.Typer(help="Who shares the pools.")
 token_app = typer.Typer(help="Tokens.", no_args_is_help=True)
 GuaranteeOption = Annotated[int | None, typer.Option(help="Slots it always gets back.", min=0)]
 QuotaOption = Annotated[int | None, typer.Option(help="Slots held at once; 0: no limit.", min=0)]
+ISOLATION_HELP = "shared, or dedicated: whole nodes for it alone, charged as such."
 SHARE = "--share-experience/--no-share-experience"
 SHARE_HELP = "Learn what to try first from its tasks and from those of other tenants who share."
 
@@ -55,6 +56,7 @@ def create(
     guaranteed: Annotated[int, typer.Option(help="Slots it always gets back.", min=0)] = 0,
     quota: Annotated[int, typer.Option(help="Slots held at once; 0: no limit.", min=0)] = 0,
     share: Annotated[bool, typer.Option(SHARE, help=SHARE_HELP)] = False,
+    isolation: Annotated[str, typer.Option(help=ISOLATION_HELP)] = "shared",
     as_json: JsonOption = False,
 ) -> None:
     """Add a tenant."""
@@ -65,6 +67,7 @@ def create(
             guaranteed_slots=guaranteed,
             quota_slots=quota,
             shares_experience=share,
+            isolation=isolation,
         )
     _print_tenant(made, as_json)
 
@@ -86,9 +89,10 @@ def update(
     guaranteed: GuaranteeOption = None,
     quota: QuotaOption = None,
     share: Annotated[bool | None, typer.Option(SHARE, help=SHARE_HELP)] = None,
+    isolation: Annotated[str | None, typer.Option(help=ISOLATION_HELP)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a tenant's share, or its consent to learning from its tasks."""
+    """Change a tenant's share, its isolation, or its consent to learning from its tasks."""
     with connect() as client:
         changed = client.tenants.update(
             tenant,
@@ -96,6 +100,7 @@ def update(
             guaranteed_slots=guaranteed,
             quota_slots=quota,
             shares_experience=share,
+            isolation=isolation,
         )
     _print_tenant(changed, as_json)
 
@@ -134,6 +139,7 @@ def _print_tenant(found: Tenant, as_json: bool) -> None:
             "weight": f"{found.weight:g}",
             "guaranteed slots": str(found.guaranteed_slots),
             "quota": str(found.quota_slots or "none"),
+            "isolation": found.isolation,
             "shares experience": "yes" if found.shares_experience else "no",
             "created": moment(found.create_time),
         }

@@ -12,7 +12,7 @@ from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.lease import MOVES, Lease, LeaseState, Problem
 from allotment_allocator.domain.pool import CPU, Place, Wanted
 from allotment_allocator.domain.ports import Party, Used
-from allotment_allocator.domain.tenant import Tenant, Terms
+from allotment_allocator.domain.tenant import Isolation, Tenant, Terms
 from allotment_core.db import upserts
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
 
@@ -64,6 +64,7 @@ class SqlBooks:
             "guaranteed_gpus": tenant.terms.guaranteed_gpus,
             "quota_gpus": tenant.terms.quota_gpus,
             "shares_experience": tenant.shares_experience,
+            "isolation": tenant.isolation.value,
             "create_time": to_micros(tenant.create_time),
             "update_time": to_micros(tenant.update_time),
             "revision": tenant.revision,
@@ -211,6 +212,7 @@ def _tenant(row: sa.Row[Any]) -> Tenant:
             quota_gpus=row.quota_gpus,
         ),
         shares_experience=bool(row.shares_experience),
+        isolation=Isolation(row.isolation),
         create_time=_instant(row.create_time),
         update_time=_instant(row.update_time),
         revision=row.revision,
@@ -246,6 +248,9 @@ def _row(lease: Lease) -> dict[str, Any]:
         "expire_time": to_micros(lease.expire_time),
         "revoke_deadline": to_micros(lease.revoke_deadline),
         "end_time": to_micros(lease.end_time),
+        "charged_slots": lease.charged_slots,
+        "charged_from": to_micros(lease.charged_from),
+        "charged_before": lease.charged_before,
         "revision": lease.revision,
     }
 
@@ -265,5 +270,8 @@ def _lease(row: sa.Row[Any]) -> Lease:
         expire_time=from_micros(row.expire_time),
         revoke_deadline=from_micros(row.revoke_deadline),
         end_time=from_micros(row.end_time),
+        charged_slots=row.charged_slots,
+        charged_from=from_micros(row.charged_from),
+        charged_before=row.charged_before,
         revision=row.revision,
     )

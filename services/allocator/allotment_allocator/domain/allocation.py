@@ -5,15 +5,24 @@ told once it is durable.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from allotment_allocator.domain import apart
 from allotment_allocator.domain.account import Account
-from allotment_allocator.domain.division import decide
+from allotment_allocator.domain.apart import Guests
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem, Wait
 from allotment_allocator.domain.ledger import Ledger
-from allotment_allocator.domain.pool import UNKNOWN, Place, Pool, Wanted, check_fits, known
+from allotment_allocator.domain.pool import (
+    UNKNOWN,
+    Place,
+    Pool,
+    PoolKind,
+    Wanted,
+    check_fits,
+    known,
+)
 from allotment_allocator.domain.ports import Books, Party, Trainer, TrainerState, Used, Who
 from allotment_allocator.domain.snapshot import (
     Claim,
@@ -24,7 +33,7 @@ from allotment_allocator.domain.snapshot import (
     RevocationReason,
     Snapshot,
 )
-from allotment_allocator.domain.tenant import Tenant, Terms, check_guarantees
+from allotment_allocator.domain.tenant import Isolation, Tenant, Terms, check_guarantees
 from allotment_allocator.domain.waits import NO_POOL
 from allotment_core.errors import (
     AlreadyExists,
@@ -37,7 +46,7 @@ from allotment_core.etags import check_etag
 from allotment_core.names import ExperimentName, LeaseName, TenantName, new_id
 
 _TERMS = ("weight", "guaranteed_slots", "quota_slots", "guaranteed_gpus", "quota_gpus")
-MASK_PATHS = (*_TERMS, "shares_experience")
+MASK_PATHS = (*_TERMS, "shares_experience", "isolation")
 _WHY = {
     RevocationReason.GUARANTEE: "a tenant below its guarantee needs the slots",
     RevocationReason.FAIR_SHARE: "somebody with fewer slots for its weight needs them",
@@ -45,6 +54,7 @@ _WHY = {
     RevocationReason.POOL_SHRANK: "its node has fewer slots than are held on it",
     RevocationReason.NODE_DRAINED: "its node was cordoned and there is room on another one",
     RevocationReason.NODE_LOST: "its node is gone",
+    RevocationReason.NODE_SHARED: "its tenant has nodes of its own now, and this one is shared",
 }
 
 
@@ -98,9 +108,13 @@ class Allocation:
         return tenant
 
     def create_tenant(
-        self, name: TenantName, terms: Terms, shares_experience: bool = False
+        self,
+        name: TenantName,
+        terms: Terms,
+        shares_experience: bool = False,
+        isolation: Isolation = Isolation.SHARED,
     ) -> Tenant:
-        """Raises: AlreadyExists, FailedPrecondition (GUARANTEES_EXCEED_POOL)."""
+        """Raises: AlreadyExists, FailedPrecondition (GUARANTEES_EXCEED_POOL, ONE_MACHINE)."""
         if self._books.tenant(name) is not None:
             raise AlreadyExists(
                 f"{name} exists already; update it, or choose another tenant_id",
@@ -110,15 +124,21 @@ class Allocation:
             name=name,
             terms=terms,
             shares_experience=shares_experience,
+            isolation=isolation,
             create_time=self.now,
             update_time=self.now,
         )
+        self._check_isolation(tenant)
         self._check_guarantees(tenant)
         self._books.put_tenant(tenant)
         return tenant
 
     def update_tenant(
-        self, name: TenantName, values: Mapping[str, float], paths: Sequence[str], etag: str
+        self,
+        name: TenantName,
+        values: Mapping[str, float | Isolation],
+        paths: Sequence[str],
+        etag: str,
     ) -> Tenant:
         """Sets what the paths name (none: all).
 
@@ -134,11 +154,25 @@ class Allocation:
                 )
         chosen = {path: values[path] for path in paths or MASK_PATHS}
         shares = bool(chosen.pop("shares_experience", tenant.shares_experience))
+        isolation = Isolation(chosen.pop("isolation", tenant.isolation))
         terms = replace(tenant.terms, **chosen)  # type: ignore[arg-type]
-        changed = tenant.changed(terms, shares, self.now)
+        changed = tenant.changed(terms, shares, isolation, self.now)
+        self._check_isolation(changed)
         self._check_guarantees(changed)
         self._books.put_tenant(changed)
+        if changed.isolation is not tenant.isolation:
+            self._charge(changed)
         return changed
+
+    def _check_isolation(self, tenant: Tenant) -> None:
+        """Raises: FailedPrecondition where there are no nodes that one could have alone."""
+        one_machine = any(pool.kind is PoolKind.LOCAL for pool in self._pools or ())
+        if tenant.isolation is Isolation.DEDICATED and one_machine:
+            raise FailedPrecondition(
+                f"{tenant.name} can't have nodes alone: everything runs on one machine here; "
+                "leave its isolation SHARED, or install the system on a cluster",
+                reason="ONE_MACHINE",
+            )
 
     def delete_tenant(self, name: TenantName, etag: str) -> None:
         """Raises: NotFound, Aborted, FailedPrecondition (TENANT_HAS_LEASES)."""
@@ -256,7 +290,7 @@ class Allocation:
         """What `divide` would do if these were the leases that have not ended."""
         if self._pools is None:
             return Decision({}, {}, (), _unknown(leases))
-        decisions = [decide(each) for each in self._snapshots(leases)]
+        decisions = list(self._decisions(leases))
         return Decision(
             {name: place for d in decisions for name, place in d.grants.items()},
             {name: place for d in decisions for name, place in d.moves.items()},
@@ -272,12 +306,11 @@ class Allocation:
             return
         waits: dict[LeaseName, Wait] = {}
         more: Counter[Party] = Counter()
-        for each in self._snapshots(tuple(leases.values())):
-            decision = decide(each)
+        for decision in self._decisions(tuple(leases.values())):
             for name, place in decision.grants.items():
                 granted = leases[name].granted_at(place, self.now, self._rules.ttl_s)
                 for party in _parties(granted):
-                    more[party] += granted.slot_count
+                    more[party] += granted.charge
                 self._ledger.put(granted)
             for name, place in decision.moves.items():
                 self._ledger.put(leases[name].moved(place))
@@ -288,14 +321,28 @@ class Allocation:
             waits.update(decision.waits)
         self._count(more)
         self.waits = waits
+        for tenant in self._books.tenants():
+            if tenant.isolation is Isolation.DEDICATED:
+                self._charge(tenant)
+
+    def _decisions(self, leases: Sequence[Lease]) -> Iterator[Decision]:
+        """One for each resource: its slots are shared among those who want them. Each knows what
+        those before it have decided about nodes that tenants have alone.
+        """
+        guests = Guests(leases)
+        for snapshot in self._snapshots(leases):
+            decision = apart.divide(guests.noted(snapshot))
+            guests.add(decision)
+            yield decision
 
     def _snapshots(self, leases: Sequence[Lease]) -> list[Snapshot]:
-        """One for each resource: its slots are shared among those who want them."""
         live = {lease.name for lease in leases if lease.granted}
         leaving: Counter[Place] = Counter()
+        departing: dict[str, set[TenantName]] = {}
         for trainer in self._trainers():
             if trainer.lease not in live and trainer.state is not TrainerState.IDLE:
                 leaving[trainer.place] += trainer.slot_count
+                departing.setdefault(trainer.place.node, set()).add(trainer.tenant)
         tenants = self._books.tenants()
         accounts = self._ledger.accounts({p for lease in leases for p in _parties(lease)})
         half_life_s = self._rules.half_life_s
@@ -321,6 +368,8 @@ class Allocation:
                 },
                 leaving=leaving,
                 policy=self._rules.policy,
+                dedicated=frozenset(t.name for t in tenants if t.isolation is Isolation.DEDICATED),
+                departing=departing,
             )
             for resource in sorted(resources)
         ]
@@ -338,9 +387,33 @@ class Allocation:
 
     def _end(self, lease: Lease) -> Lease:
         if lease.grant_time is not None:
-            self._count(dict.fromkeys(_parties(lease), -lease.slot_count))
+            self._count(dict.fromkeys(_parties(lease), -lease.charge))
             self._ledger.add_usage(lease.holder, Used(lease.slot_seconds(self.now), 1))
-        return self._ledger.put(lease)
+        ended = self._ledger.put(lease)
+        if lease.alone:
+            self._charge(self.tenant(lease.tenant))
+        return ended
+
+    def _charge(self, tenant: Tenant) -> None:
+        """Who has nodes alone is charged for all of them, each lease for its part."""
+        sizes = {
+            Place(pool.name, node.name): node.slot_count
+            for pool in self._pools or ()
+            for node in pool.nodes
+        }
+        there: dict[Place, list[Lease]] = {}
+        for lease in self._ledger.live():
+            if lease.tenant == tenant.name and lease.granted and lease.place is not None:
+                there.setdefault(lease.place, []).append(lease)
+        alone = tenant.isolation is Isolation.DEDICATED
+        for place, leases in there.items():
+            for lease, slots in apart.charges(sizes.get(place, 0), leases):
+                charge = slots if alone else None
+                if charge != lease.charged_slots:
+                    charged = lease.charged(charge, self.now)
+                    more = charged.charge - lease.charge
+                    self._count(dict.fromkeys(_parties(lease), more))
+                    self._ledger.put(charged)
 
     def _account(self, party: Party) -> Account:
         known = self._ledger.accounts((party,)).get(party)

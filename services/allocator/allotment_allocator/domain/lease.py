@@ -71,7 +71,22 @@ class Lease:
     revoke_deadline: datetime | None = None
     end_time: datetime | None = None
     problem: Problem | None = None
+    charged_slots: int | None = None
+    """Where its tenant has the node alone: its part of all slots of the node."""
+    charged_from: datetime | None = None
+    charged_before: float = 0.0
+    """Slot-seconds until then."""
     revision: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether its node is to be its tenant's alone."""
+        return self.charged_slots is not None
+
+    @property
+    def charge(self) -> int:
+        """Slots that its holder is charged for while it has them."""
+        return self.slot_count if self.charged_slots is None else self.charged_slots
 
     @property
     def tenant(self) -> TenantName:
@@ -142,11 +157,21 @@ class Lease:
         )
 
     def slot_seconds(self, now: datetime) -> float:
-        """Slots x seconds that it held until it ended, or until now."""
+        """Slots x seconds that it is charged for until it ended, or until now."""
         if self.grant_time is None:
             return 0.0
-        end = self.end_time or now
-        return self.slot_count * max(0.0, (end - self.grant_time).total_seconds())
+        since, end = self.charged_from or self.grant_time, self.end_time or now
+        return self.charged_before + self.charge * max(0.0, (end - since).total_seconds())
+
+    def charged(self, slots: int | None, now: datetime) -> "Lease":
+        """From now on for so many slots; None: its own."""
+        return replace(
+            self,
+            charged_slots=slots,
+            charged_from=now,
+            charged_before=self.slot_seconds(now),
+            revision=self.revision + 1,
+        )
 
     def _to(self, state: LeaseState, **changes: Any) -> "Lease":
         MOVES.check(self.state, state, what=str(self.name))

@@ -50,6 +50,8 @@ class Node:
     state: NodeState = NodeState.OPEN
     expected: bool = False
     """An autoscaler will bring it once something waits for it."""
+    in_use_by_others: bool = False
+    """Pods that are not ours work there, so that no tenant can have it alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class Wanted:
     """Of the device, as its node is labelled."""
     pool: str = ""
     """The id of the one pool that will do."""
+    node: str = ""
+    """The one node that will do; only within a division."""
 
 
 CPU_SLOTS = Wanted()

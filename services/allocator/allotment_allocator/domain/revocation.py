@@ -228,7 +228,7 @@ def _best_victims(
 ) -> tuple[Place, _Found] | None:
     """The node on which room for the claim costs least, and who makes it. None: nobody may be
     asked."""
-    if claim.slot_count == 1:
+    if claim.slot_count == 1 and not claim.wanted.node:
         single = _best_single(standing, claim, candidates)
         if single is not None or not candidates.gangs:
             return single

@@ -69,7 +69,7 @@ class Room:
                 (Place(pool.name, node.name), node.expected)
                 for pool in self.suitable(wanted)
                 for node in pool.nodes
-                if node.state is NodeState.OPEN
+                if node.state is NodeState.OPEN and wanted.node in ("", node.name)
             ]
             there = _Shelf([place for place, expected in nodes if not expected])
             known = self._open[wanted] = there, _Shelf([p for p, expected in nodes if expected])

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -63,6 +64,12 @@ class Snapshot:
     leaving: Mapping[Place, int] = field(default_factory=dict)
     """Slots of trainers whose lease has ended and that are not known to be gone."""
     policy: Policy = field(default_factory=Policy)
+    dedicated: frozenset[TenantName] = frozenset()
+    """Tenants that share no node with others."""
+    neighbours: Mapping[str, AbstractSet[TenantName]] = field(default_factory=dict)
+    """By node, who has leases of other resources there."""
+    departing: Mapping[str, AbstractSet[TenantName]] = field(default_factory=dict)
+    """By node, who has trainers there whose lease has ended."""
 
 
 class RevocationReason(enum.Enum):
@@ -78,6 +85,8 @@ class RevocationReason(enum.Enum):
     """The node was cordoned, and there is room elsewhere."""
     NODE_LOST = "NODE_LOST"
     """The node is gone."""
+    NODE_SHARED = "NODE_SHARED"
+    """Its tenant is to have nodes alone, and others are on this one."""
 
 
 @dataclass(frozen=True, slots=True)

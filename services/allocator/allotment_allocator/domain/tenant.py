@@ -1,5 +1,6 @@
 """Who shares the pools, and how much of them each may count on."""
 
+import enum
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,14 @@ from allotment_allocator.domain.pool import CPU, GPU
 from allotment_core.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from allotment_core.etags import etag_of
 from allotment_core.names import TenantName
+
+
+class Isolation(enum.Enum):
+    SHARED = "SHARED"
+    """Its leases share nodes with those of others."""
+    DEDICATED = "DEDICATED"
+    """It has each node alone, and is charged for all of it."""
+
 
 LARGEST_WEIGHT = 1000.0
 LARGEST_SLOTS = 1_000_000
@@ -75,17 +84,21 @@ class Tenant:
     update_time: datetime
     shares_experience: bool = False
     """It consents to others' learning from its tasks."""
+    isolation: Isolation = Isolation.SHARED
     revision: int = 1
 
     @property
     def etag(self) -> str:
         return etag_of(f"{self.name} {self.create_time.isoformat()} {self.revision}".encode())
 
-    def changed(self, terms: Terms, shares_experience: bool, now: datetime) -> "Tenant":
+    def changed(
+        self, terms: Terms, shares_experience: bool, isolation: Isolation, now: datetime
+    ) -> "Tenant":
         return replace(
             self,
             terms=terms,
             shares_experience=shares_experience,
+            isolation=isolation,
             update_time=now,
             revision=self.revision + 1,
         )

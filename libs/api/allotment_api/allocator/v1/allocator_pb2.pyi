@@ -43,6 +43,32 @@ POOL_KIND_NODES: PoolKind.ValueType  # 2
 """Kubernetes nodes whose slots are alike."""
 Global___PoolKind: _TypeAlias = PoolKind  # noqa: Y015
 
+class _Isolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IsolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Isolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ISOLATION_UNSPECIFIED: _Isolation.ValueType  # 0
+    ISOLATION_SHARED: _Isolation.ValueType  # 1
+    """Nodes."""
+    ISOLATION_DEDICATED: _Isolation.ValueType  # 2
+    """Nothing: it has each node alone while it has leases there, and is charged for all slots of the node. Weight,
+    guarantee and quota count whole nodes. Nodes where pods that are not ours use such slots are not taken.
+    """
+
+class Isolation(_Isolation, metaclass=_IsolationEnumTypeWrapper):
+    """What a tenant's trainers share with those of others. Unspecified: SHARED."""
+
+ISOLATION_UNSPECIFIED: Isolation.ValueType  # 0
+ISOLATION_SHARED: Isolation.ValueType  # 1
+"""Nodes."""
+ISOLATION_DEDICATED: Isolation.ValueType  # 2
+"""Nothing: it has each node alone while it has leases there, and is charged for all slots of the node. Weight,
+guarantee and quota count whole nodes. Nodes where pods that are not ours use such slots are not taken.
+"""
+Global___Isolation: _TypeAlias = Isolation  # noqa: Y015
+
 class _LeaseState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -192,6 +218,7 @@ class Tenant(_message.Message):
     GUARANTEED_GPUS_FIELD_NUMBER: _builtins.int
     QUOTA_GPUS_FIELD_NUMBER: _builtins.int
     SHARES_EXPERIENCE_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*"""
     weight: _builtins.float
@@ -208,6 +235,7 @@ class Tenant(_message.Message):
     """Consent, false by default: coarse counts of its tasks, and how well known configurations did on them, order what
     is tried first in experiments of every tenant that consents too. Withdrawn, they are not used any more.
     """
+    isolation: Global___Isolation.ValueType
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -225,10 +253,11 @@ class Tenant(_message.Message):
         guaranteed_gpus: _builtins.int = ...,
         quota_gpus: _builtins.int = ...,
         shares_experience: _builtins.bool = ...,
+        isolation: Global___Isolation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "guaranteed_gpus", b"guaranteed_gpus", "guaranteed_slots", b"guaranteed_slots", "name", b"name", "quota_gpus", b"quota_gpus", "quota_slots", b"quota_slots", "shares_experience", b"shares_experience", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "guaranteed_gpus", b"guaranteed_gpus", "guaranteed_slots", b"guaranteed_slots", "isolation", b"isolation", "name", b"name", "quota_gpus", b"quota_gpus", "quota_slots", b"quota_slots", "shares_experience", b"shares_experience", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,7 +355,7 @@ class Usage(_message.Message):
     name: _builtins.str
     """The tenant, or one of its experiments."""
     slot_seconds: _builtins.float
-    """Slots x seconds held, of ended and of running leases."""
+    """Slots x seconds held, of ended and of running leases; of whole nodes where its tenant has them alone."""
     lease_count: _builtins.int
     def __init__(
         self,
@@ -574,7 +603,7 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """weight, guaranteed_slots, quota_slots, guaranteed_gpus, quota_gpus, shares_experience; empty: all of them."""
+        """weight, guaranteed_slots, quota_slots, guaranteed_gpus, quota_gpus, shares_experience, isolation; empty: all."""
 
     def __init__(
         self,
