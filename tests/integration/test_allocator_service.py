@@ -473,3 +473,17 @@ async def test_nothing_runs_after_the_server_has_stopped(tmp_path: Path) -> None
         processes = journal.processes()
         assert all(process.alive for process in processes)
     assert not any(process.alive for process in processes)
+
+
+async def test_nodes_are_listed_with_what_is_free_on_them(tmp_path: Path) -> None:
+    async with served(tmp_path) as site:
+        await site.create("x")
+        for parent in ("pools/local", "pools/-"):
+            [node] = (await site.pools.ListNodes(pb.ListNodesRequest(parent=parent))).nodes
+            assert (node.name, node.pool) == ("pools/local/nodes/local", "pools/local")
+            assert node.state == pb.NODE_CONDITION_OPEN
+            assert (node.slot_count, node.used_slot_count, node.free_slot_count) == (2, 1, 1)
+        async with refused(NotFound):
+            await site.pools.ListNodes(pb.ListNodesRequest(parent="pools/other"))
+        async with refused(InvalidArgument):
+            await site.pools.ListNodes(pb.ListNodesRequest())

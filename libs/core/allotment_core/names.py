@@ -14,13 +14,15 @@ from allotment_core.errors import FieldViolation, InvalidArgument, clip
 
 ID_RULE = "1 to 63 of letters, digits, '.', '_', '-', beginning and ending with a letter or digit"
 TENANT_ID_RULE = "1 to 63 of a-z, digits, '-', beginning and ending with a letter or digit"
+NODE_ID_RULE = "1 to 253 of letters, digits, '.', '_', '-', '+', ending with a letter or digit"
 SHA256_RULE = "64 lower-case hex digits"
 
 _ID = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?")
 _TENANT_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NODE_ID = re.compile(r"[a-zA-Z0-9+]([a-zA-Z0-9._-]{0,251}[a-zA-Z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
-_LONGEST_NAME = 300
+_LONGEST_NAME = 350
 
 
 def new_id(prefix: str) -> str:
@@ -318,6 +320,22 @@ class PoolName(ResourceName):
 
     def __str__(self) -> str:
         return f"pools/{self.pool_id}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class NodeName(ResourceName):
+    pool: PoolName
+    node_id: str
+    """As the cluster calls it; `+1` for one that is only expected."""
+
+    PATTERN: ClassVar[str] = "pools/*/nodes/*"
+    PARENT: ClassVar[type[ResourceName] | None] = PoolName
+
+    def __post_init__(self) -> None:
+        _check_segment(self.node_id, "node_id", _NODE_ID, NODE_ID_RULE)
+
+    def __str__(self) -> str:
+        return f"{self.pool}/nodes/{self.node_id}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

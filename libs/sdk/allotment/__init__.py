@@ -59,6 +59,12 @@ if TYPE_CHECKING:
         ModelState as ModelState,
     )
     from allotment.types import (
+        Node as Node,
+    )
+    from allotment.types import (
+        NodeState as NodeState,
+    )
+    from allotment.types import (
         Pool as Pool,
     )
     from allotment.types import (
@@ -79,7 +85,7 @@ if TYPE_CHECKING:
 
 _TYPES = (
     "Column Dataset DatasetVersion Experiment ExperimentState Export ExportState Family Lease "
-    "LeaseState Metric Model ModelState Pool TaskType Tenant Trial TrialState Usage"
+    "LeaseState Metric Model ModelState Node NodeState Pool TaskType Tenant Trial TrialState Usage"
 )
 _MODULE_OF = {
     "AsyncClient": "allotment.aio.client",

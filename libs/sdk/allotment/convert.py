@@ -348,6 +348,26 @@ def pool(wire: allocator.Pool) -> types.Pool:
         used_slot_count=wire.used_slot_count,
         threads_per_slot=wire.threads_per_slot,
         memory_bytes_per_slot=wire.memory_bytes_per_slot,
+        resource=wire.resource,
+        product=wire.product,
+        node_count=wire.node_count,
+        open_node_count=wire.open_node_count,
+        expected_slot_count=wire.expected_slot_count,
+        price_per_slot_hour=wire.price_per_slot_hour,
+    )
+
+
+def node(wire: allocator.Node) -> types.Node:
+    return types.Node(
+        name=wire.name,
+        pool=wire.pool,
+        state=_enum(types.NodeState, allocator.NodeCondition.Name(wire.state), "NODE_CONDITION_"),
+        slot_count=wire.slot_count,
+        used_slot_count=wire.used_slot_count,
+        free_slot_count=wire.free_slot_count,
+        resource=wire.resource,
+        product=wire.product,
+        price_per_slot_hour=wire.price_per_slot_hour,
     )
 
 

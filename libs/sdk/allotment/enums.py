@@ -117,6 +117,15 @@ class ModelState(Word):
     REFUSED = "refused"
 
 
+class NodeState(Word):
+    UNSPECIFIED = "unspecified"
+    OPEN = "open"
+    CORDONED = "cordoned"
+    AWAY = "away"
+    LOST = "lost"
+    EXPECTED = "expected"
+
+
 class ExportState(Word):
     UNSPECIFIED = "unspecified"
     PENDING = "pending"

@@ -16,6 +16,7 @@ from allotment.enums import Isolation as Isolation
 from allotment.enums import LeaseState as LeaseState
 from allotment.enums import Metric as Metric
 from allotment.enums import ModelState as ModelState
+from allotment.enums import NodeState as NodeState
 from allotment.enums import Role as Role
 from allotment.enums import TaskType as TaskType
 from allotment.enums import TrialState as TrialState
@@ -292,6 +293,34 @@ class Pool:
     used_slot_count: int
     threads_per_slot: int
     memory_bytes_per_slot: int
+    resource: str = "cpu"
+    """What a slot is: `cpu`, `gpu`, or a slice of one as `mig-1g.10gb`."""
+    product: str = ""
+    """Of the device."""
+    node_count: int = 1
+    open_node_count: int = 1
+    """Nodes that take new leases."""
+    expected_slot_count: int = 0
+    """More slots, of nodes that an autoscaler brings when leases need them."""
+    price_per_slot_hour: float = 0.0
+    """0: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine as part of a pool."""
+
+    name: str
+    """pools/*/nodes/*"""
+    pool: str
+    state: NodeState
+    slot_count: int
+    used_slot_count: int
+    free_slot_count: int
+    """Those that a new lease can have."""
+    resource: str
+    product: str
+    price_per_slot_hour: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

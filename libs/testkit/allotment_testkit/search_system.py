@@ -130,8 +130,11 @@ class PretendPools:
     async def ListPools(
         self, request: allocator_pb2.ListPoolsRequest, context: Any
     ) -> allocator_pb2.ListPoolsResponse:
-        pool = allocator_pb2.Pool(name="pools/local", slot_count=self.slot_count)
-        return allocator_pb2.ListPoolsResponse(pools=[pool])
+        pools = [
+            allocator_pb2.Pool(name="pools/local", slot_count=self.slot_count),
+            allocator_pb2.Pool(name="pools/gpus", slot_count=64, resource="gpu"),
+        ]
+        return allocator_pb2.ListPoolsResponse(pools=pools)
 
 
 @_with_the_rest(allocator_pb2.DESCRIPTOR.services_by_name["TenantService"])

@@ -6,14 +6,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from allotment_allocator.domain.identity import PodTokenKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
-from allotment_allocator.domain.pool import CPU, NodeState, Pool, PoolKind, Wanted
+from allotment_allocator.domain.pool import CPU, Node, NodeState, Pool, PoolKind, Wanted
 from allotment_allocator.domain.ports import Used
 from allotment_allocator.domain.tenant import Isolation, Tenant, Terms
 from allotment_api.allocator.v1 import allocator_pb2 as pb
 from allotment_api.common.v1 import problem_pb2
 from allotment_core.auth.principal import Role
 from allotment_core.errors import FieldViolation, InvalidArgument
-from allotment_core.names import PoolName
+from allotment_core.names import NodeName, PoolName
 
 STATES = {
     LeaseState.QUEUED: pb.LEASE_STATE_QUEUED,
@@ -26,6 +26,12 @@ _KINDS = {PoolKind.LOCAL: pb.POOL_KIND_LOCAL, PoolKind.NODES: pb.POOL_KIND_NODES
 _ISOLATIONS = {
     Isolation.SHARED: pb.ISOLATION_SHARED,
     Isolation.DEDICATED: pb.ISOLATION_DEDICATED,
+}
+_NODE_STATES = {
+    NodeState.OPEN: pb.NODE_CONDITION_OPEN,
+    NodeState.CORDONED: pb.NODE_CONDITION_CORDONED,
+    NodeState.AWAY: pb.NODE_CONDITION_AWAY,
+    NodeState.LOST: pb.NODE_CONDITION_LOST,
 }
 _ROLES = {
     pb.ROLE_VIEWER: Role.VIEWER,
@@ -56,7 +62,28 @@ def pool_message(pool: Pool, used_slots: int) -> pb.Pool:
         node_count=len(there),
         open_node_count=sum(node.state is NodeState.OPEN for node in there),
         price_per_slot_hour=pool.price_per_slot_hour,
+        expected_slot_count=pool.slot_count - sum(node.slot_count for node in there),
     )
+
+
+def node_message(pool: Pool, node: Node, used_slots: int) -> pb.Node:
+    open_now = node.state is NodeState.OPEN
+    return pb.Node(
+        name=node_name(pool, node),
+        pool=str(pool.name),
+        state=pb.NODE_CONDITION_EXPECTED if node.expected else _NODE_STATES[node.state],
+        slot_count=node.slot_count,
+        used_slot_count=used_slots,
+        free_slot_count=max(0, node.slot_count - used_slots) if open_now else 0,
+        resource=pool.resource,
+        product=pool.product,
+        price_per_slot_hour=pool.price_per_slot_hour,
+    )
+
+
+def node_name(pool: Pool, node: Node) -> str:
+    """`pools/*/nodes/*`."""
+    return str(NodeName(pool.name, node.name))
 
 
 def wanted(shape: pb.Shape) -> Wanted:

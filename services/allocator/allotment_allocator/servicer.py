@@ -12,7 +12,7 @@ from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.identity import Identities, PodKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
-from allotment_allocator.domain.pool import Pool, known
+from allotment_allocator.domain.pool import Place, Pool, known
 from allotment_allocator.domain.staffing import STARTING
 from allotment_allocator.domain.tenant import Isolation
 from allotment_allocator.domain.waits import DIVIDING
@@ -30,6 +30,7 @@ from allotment_core.names import (
 from allotment_core.paging import decode_token, encode_token, page_size
 
 MOST_RENEWALS = 1000
+ALL_POOLS = "pools/-"
 GRANTED = Wait(STARTING, "its trainer is about to start")
 DIVIDED_AT_ONCE = 100
 """With more leases than that a new one waits for the keeper, which divides for many together."""
@@ -61,11 +62,37 @@ class PoolServicer:
             next_page_token=_next([str(pool.name) for pool in pools], size, "pools"),
         )
 
+    async def ListNodes(self, request: pb.ListNodesRequest, _context: Any) -> pb.ListNodesResponse:
+        parent = None if request.parent == ALL_POOLS else PoolName.parse(request.parent)
+        pools = [p for p in known(self._pools()) if parent in (None, p.name)]
+        if parent is not None and not pools:
+            raise not_found(parent)
+        key = f"nodes {parent}"
+        size, after = page_size(request.page_size), decode_token(request.page_token, key)
+        named = {
+            convert.node_name(pool, node): (pool, node) for pool in pools for node in pool.nodes
+        }
+        following = sorted(name for name in named if name > after)
+        used = self._used_by_place()
+        return pb.ListNodesResponse(
+            nodes=[
+                convert.node_message(pool, node, used[Place(pool.name, node.name)])
+                for pool, node in (named[name] for name in following[:size])
+            ],
+            next_page_token=_next(following, size, key),
+        )
+
     def _used(self) -> Counter[PoolName]:
         used: Counter[PoolName] = Counter()
+        for place, slot_count in self._used_by_place().items():
+            used[place.pool] += slot_count
+        return used
+
+    def _used_by_place(self) -> Counter[Place]:
+        used: Counter[Place] = Counter()
         for lease in self._board.live.values():
             if lease.granted and lease.place is not None:
-                used[lease.place.pool] += lease.slot_count
+                used[lease.place] += lease.slot_count
         return used
 
 

@@ -12,6 +12,7 @@ from allotment_core.names import (
     BlobName,
     DatasetName,
     FamilyName,
+    NodeName,
     PoolName,
     ResourceName,
     TenantName,
@@ -22,7 +23,7 @@ from allotment_core.names import (
 
 ALNUM = string.ascii_letters + string.digits
 LOWER = string.ascii_lowercase + string.digits
-ALL = (*TENANT_RESOURCES, PoolName, FamilyName)
+ALL = (*TENANT_RESOURCES, PoolName, NodeName, FamilyName)
 
 ids = st.builds(
     lambda first, middle, last: first + middle + last,

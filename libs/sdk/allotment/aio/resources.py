@@ -6,7 +6,7 @@ from allotment import convert
 from allotment.aio.group import PAGE_SIZE, Group
 from allotment.connection import Connection, new_request_id
 from allotment.naming import Named
-from allotment.types import Lease, Pool, Role, Tenant, Token, Usage
+from allotment.types import Lease, Node, Pool, Role, Tenant, Token, Usage
 from allotment_api.allocator.v1 import allocator_pb2 as wire
 from allotment_api.allocator.v1.allocator_pb2_grpc import (
     LeaseServiceStub,
@@ -35,6 +35,19 @@ class Pools(Group):
         ):
             for item in page.pools:
                 yield convert.pool(item)
+
+    async def nodes(self, pool: str | Named = "") -> AsyncIterator[Node]:
+        """The machines of a pool, of all pools by default; needs an admin's token."""
+        name = pool if isinstance(pool, str) else pool.name
+        parent = name if "/" in name else f"pools/{name or '-'}"
+        async for page in self._pages(
+            self._stub.ListNodes,
+            lambda token: wire.ListNodesRequest(
+                parent=parent, page_size=PAGE_SIZE, page_token=token
+            ),
+        ):
+            for item in page.nodes:
+                yield convert.node(item)
 
 
 class Tenants(Group):

@@ -1,4 +1,4 @@
-"""`allotment pools`, `allotment leases`, `allotment usage`."""
+"""`allotment pools`, `allotment nodes`, `allotment leases`, `allotment usage`."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ import typer
 from allotment.cli.options import JsonOption
 from allotment.cli.render import moment, print_json, print_table, short, size
 from allotment.cli.session import connect
+from allotment.types import Node, Pool
 
 
 def pools(as_json: JsonOption = False) -> None:
@@ -17,20 +18,68 @@ def pools(as_json: JsonOption = False) -> None:
         print_json(found)
         return
     print_table(
-        ("POOL", "KIND", "SLOTS", "USED", "THREADS PER SLOT", "MEMORY PER SLOT"),
+        ("POOL", "KIND", "RESOURCE", "NODES", "SLOTS", "USED", "PER SLOT", "PRICE"),
         (
             (
                 p.name,
                 p.kind,
-                str(p.slot_count),
+                _what(p),
+                _of(p.open_node_count, p.node_count),
+                _slots(p),
                 str(p.used_slot_count),
-                str(p.threads_per_slot),
-                size(p.memory_bytes_per_slot),
+                f"{p.threads_per_slot} threads, {size(p.memory_bytes_per_slot)}",
+                _price(p.price_per_slot_hour),
             )
             for p in found
         ),
         empty="no pools",
     )
+
+
+def nodes(
+    pool: Annotated[str, typer.Argument(help="Of one pool alone.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """The machines of the pools; needs an admin's token."""
+    with connect() as client:
+        found = list(client.pools.nodes(pool))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("NODE", "POOL", "STATE", "RESOURCE", "SLOTS", "USED", "FREE", "PRICE"),
+        (
+            (
+                short(n.name),
+                n.pool,
+                str(n.state),
+                _what(n),
+                str(n.slot_count),
+                str(n.used_slot_count),
+                str(n.free_slot_count),
+                _price(n.price_per_slot_hour),
+            )
+            for n in found
+        ),
+        empty="no nodes",
+    )
+
+
+def _slots(pool: Pool) -> str:
+    more = f" (+{pool.expected_slot_count})" if pool.expected_slot_count else ""
+    return f"{pool.slot_count}{more}"
+
+
+def _what(slots: Pool | Node) -> str:
+    return f"{slots.resource} {slots.product}".strip()
+
+
+def _of(some: int, most: int) -> str:
+    return str(most) if some == most else f"{some} of {most}"
+
+
+def _price(per_slot_hour: float) -> str:
+    return f"{per_slot_hour:g}/slot h" if per_slot_hour else "-"
 
 
 def leases(

@@ -53,6 +53,7 @@ class Exports(Blocking[models.Exports]):
 class Pools(Blocking[resources.Pools]):
     get = blocking(resources.Pools.get)
     list = iterating(resources.Pools.list)
+    nodes = iterating(resources.Pools.nodes)
 
 
 class Tenants(Blocking[resources.Tenants]):

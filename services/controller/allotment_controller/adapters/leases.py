@@ -69,7 +69,9 @@ class GrpcLeases:
             response = await self._pools.ListPools(request, timeout=_TIMEOUT_S)
         except grpc.aio.AioRpcError as e:
             raise from_rpc_error(e) from None
-        return sum(pool.slot_count for pool in response.pools)
+        # Searches run on CPU slots; empty: an allocator that knows no other ones.
+        pools = [pool for pool in response.pools if pool.resource in ("", "cpu")]
+        return sum(pool.slot_count + pool.expected_slot_count for pool in pools)
 
     async def watch(self) -> AsyncIterator[LeaseView | None]:
         request = allocator_pb2.WatchLeasesRequest(parent="tenants/-")

@@ -43,6 +43,39 @@ POOL_KIND_NODES: PoolKind.ValueType  # 2
 """Kubernetes nodes whose slots are alike."""
 Global___PoolKind: _TypeAlias = PoolKind  # noqa: Y015
 
+class _NodeCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_CONDITION_UNSPECIFIED: _NodeCondition.ValueType  # 0
+    NODE_CONDITION_OPEN: _NodeCondition.ValueType  # 1
+    """Takes new leases."""
+    NODE_CONDITION_CORDONED: _NodeCondition.ValueType  # 2
+    """Takes no new leases; those that it has move away once there is room elsewhere."""
+    NODE_CONDITION_AWAY: _NodeCondition.ValueType  # 3
+    """Not ready, perhaps not for long: no new leases, those that it has stay."""
+    NODE_CONDITION_LOST: _NodeCondition.ValueType  # 4
+    """Not ready for too long: its leases are taken back."""
+    NODE_CONDITION_EXPECTED: _NodeCondition.ValueType  # 5
+    """An autoscaler brings it when a lease needs it."""
+
+class NodeCondition(_NodeCondition, metaclass=_NodeConditionEnumTypeWrapper): ...
+
+NODE_CONDITION_UNSPECIFIED: NodeCondition.ValueType  # 0
+NODE_CONDITION_OPEN: NodeCondition.ValueType  # 1
+"""Takes new leases."""
+NODE_CONDITION_CORDONED: NodeCondition.ValueType  # 2
+"""Takes no new leases; those that it has move away once there is room elsewhere."""
+NODE_CONDITION_AWAY: NodeCondition.ValueType  # 3
+"""Not ready, perhaps not for long: no new leases, those that it has stay."""
+NODE_CONDITION_LOST: NodeCondition.ValueType  # 4
+"""Not ready for too long: its leases are taken back."""
+NODE_CONDITION_EXPECTED: NodeCondition.ValueType  # 5
+"""An autoscaler brings it when a lease needs it."""
+Global___NodeCondition: _TypeAlias = NodeCondition  # noqa: Y015
+
 class _Isolation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -165,6 +198,7 @@ class Pool(_message.Message):
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     OPEN_NODE_COUNT_FIELD_NUMBER: _builtins.int
     PRICE_PER_SLOT_HOUR_FIELD_NUMBER: _builtins.int
+    EXPECTED_SLOT_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """pools/*"""
     kind: Global___PoolKind.ValueType
@@ -181,6 +215,8 @@ class Pool(_message.Message):
     """Nodes that take new leases."""
     price_per_slot_hour: _builtins.float
     """0: not known."""
+    expected_slot_count: _builtins.int
+    """More slots, of nodes that an autoscaler brings when leases need them."""
     def __init__(
         self,
         *,
@@ -195,14 +231,65 @@ class Pool(_message.Message):
         node_count: _builtins.int = ...,
         open_node_count: _builtins.int = ...,
         price_per_slot_hour: _builtins.float = ...,
+        expected_slot_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "memory_bytes_per_slot", b"memory_bytes_per_slot", "name", b"name", "node_count", b"node_count", "open_node_count", b"open_node_count", "price_per_slot_hour", b"price_per_slot_hour", "product", b"product", "resource", b"resource", "slot_count", b"slot_count", "threads_per_slot", b"threads_per_slot", "used_slot_count", b"used_slot_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_slot_count", b"expected_slot_count", "kind", b"kind", "memory_bytes_per_slot", b"memory_bytes_per_slot", "name", b"name", "node_count", b"node_count", "open_node_count", b"open_node_count", "price_per_slot_hour", b"price_per_slot_hour", "product", b"product", "resource", b"resource", "slot_count", b"slot_count", "threads_per_slot", b"threads_per_slot", "used_slot_count", b"used_slot_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
+
+@_typing.final
+class Node(_message.Message):
+    """A machine as part of a pool. One that has several kinds of slots is a node of several pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SLOT_COUNT_FIELD_NUMBER: _builtins.int
+    USED_SLOT_COUNT_FIELD_NUMBER: _builtins.int
+    FREE_SLOT_COUNT_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    PRICE_PER_SLOT_HOUR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """pools/*/nodes/*"""
+    pool: _builtins.str
+    state: Global___NodeCondition.ValueType
+    slot_count: _builtins.int
+    """Slots that nobody but Allotment uses."""
+    used_slot_count: _builtins.int
+    free_slot_count: _builtins.int
+    """Those that a new lease can have."""
+    resource: _builtins.str
+    """What a slot is, as in Shape."""
+    product: _builtins.str
+    price_per_slot_hour: _builtins.float
+    """0: not known."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        state: Global___NodeCondition.ValueType = ...,
+        slot_count: _builtins.int = ...,
+        used_slot_count: _builtins.int = ...,
+        free_slot_count: _builtins.int = ...,
+        resource: _builtins.str = ...,
+        product: _builtins.str = ...,
+        price_per_slot_hour: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_slot_count", b"free_slot_count", "name", b"name", "pool", b"pool", "price_per_slot_hour", b"price_per_slot_hour", "product", b"product", "resource", b"resource", "slot_count", b"slot_count", "state", b"state", "used_slot_count", b"used_slot_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Node: _TypeAlias = Node  # noqa: Y015
 
 @_typing.final
 class Tenant(_message.Message):
@@ -455,6 +542,55 @@ class ListPoolsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
+
+@_typing.final
+class ListNodesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """pools/*, or "pools/-"."""
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodesRequest: _TypeAlias = ListNodesRequest  # noqa: Y015
+
+@_typing.final
+class ListNodesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___Node] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListNodesResponse: _TypeAlias = ListNodesResponse  # noqa: Y015
 
 @_typing.final
 class CreateTenantRequest(_message.Message):

@@ -45,6 +45,11 @@ class PoolServiceStub(object):
                 request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.ListNodes = channel.unary_unary(
+                '/allotment_api.allocator.v1.PoolService/ListNodes',
+                request_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListNodesRequest.SerializeToString,
+                response_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListNodesResponse.FromString,
+                _registered_method=True)
 
 
 class PoolServiceServicer(object):
@@ -63,6 +68,13 @@ class PoolServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNodes(self, request, context):
+        """The machines of a pool, or of all of them with the parent "pools/-".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PoolServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_PoolServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListPoolsRequest.FromString,
                     response_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'ListNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodes,
+                    request_deserializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListNodesRequest.FromString,
+                    response_serializer=allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListNodesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +149,33 @@ class PoolService(object):
             '/allotment_api.allocator.v1.PoolService/ListPools',
             allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListPoolsRequest.SerializeToString,
             allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/allotment_api.allocator.v1.PoolService/ListNodes',
+            allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListNodesRequest.SerializeToString,
+            allotment__api_dot_allocator_dot_v1_dot_allocator__pb2.ListNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

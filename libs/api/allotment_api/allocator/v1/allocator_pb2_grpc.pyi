@@ -35,6 +35,8 @@ class PoolServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PoolServiceAsyncStub: ...
     GetPool: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.GetPoolRequest, _allocator_pb2.GetPoolResponse]
     ListPools: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ListPoolsRequest, _allocator_pb2.ListPoolsResponse]
+    ListNodes: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ListNodesRequest, _allocator_pb2.ListNodesResponse]
+    """The machines of a pool, or of all of them with the parent "pools/-"."""
 
 @_typing.type_check_only
 class PoolServiceAsyncStub(PoolServiceStub):
@@ -43,6 +45,8 @@ class PoolServiceAsyncStub(PoolServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPool: _aio.UnaryUnaryMultiCallable[_allocator_pb2.GetPoolRequest, _allocator_pb2.GetPoolResponse]  # type: ignore[assignment]
     ListPools: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ListPoolsRequest, _allocator_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    ListNodes: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ListNodesRequest, _allocator_pb2.ListNodesResponse]  # type: ignore[assignment]
+    """The machines of a pool, or of all of them with the parent "pools/-"."""
 
 class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
     """Where trials can run."""
@@ -60,6 +64,14 @@ class PoolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _allocator_pb2.ListPoolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.ListPoolsResponse, _abc.Awaitable[_allocator_pb2.ListPoolsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListNodes(
+        self,
+        request: _allocator_pb2.ListNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_allocator_pb2.ListNodesResponse, _abc.Awaitable[_allocator_pb2.ListNodesResponse]]:
+        """The machines of a pool, or of all of them with the parent "pools/-"."""
 
 def add_PoolServiceServicer_to_server(servicer: PoolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
