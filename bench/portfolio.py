@@ -25,7 +25,7 @@ from allotment_core.errors import AllotmentError
 from allotment_learn import metrics
 from allotment_learn.errors import DeadlineReached
 from allotment_learn.features import Features
-from allotment_learn.folds import LIBRARY_ERRORS, fit_fold, reads_dates
+from allotment_learn.folds import fit_fold, library_errors, reads_dates
 from allotment_learn.table import Column, ColumnKind, Table
 from allotment_learn.task import SplitMethod, SplitSpec, TaskKind, TrialTask
 from allotment_learn.trial import divide_rows
@@ -37,7 +37,6 @@ TRIAL_LIMIT_S = 8.0
 LENGTH = 16
 TARGET = Path("libs/search/allotment_search/data/portfolio.json")
 GRAMMAR = Grammar.load("tabular")
-FAILURES: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, AllotmentError, DeadlineReached)
 Entry = tuple[str, str]
 """Family, and its choices as canonical JSON."""
 
@@ -110,7 +109,7 @@ def loss_of(task: TrialTask, derivation: Derivation) -> tuple[float, float]:
             rows.append(validation)
             if out_of_time():
                 return np.inf, TRIAL_LIMIT_S
-    except FAILURES:
+    except (*library_errors(), AllotmentError, DeadlineReached):
         return np.inf, time.perf_counter() - started
     truth = task.target[np.concatenate(rows)]
     loss = metrics.score(task.metric, truth, np.concatenate(predictions), None)

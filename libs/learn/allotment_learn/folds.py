@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.families import constant, light
-from allotment_learn.families.offered import TAKES_MISSING, fitter, restorer
+from allotment_learn.families.offered import fitter, restorer, takes_missing
 from allotment_learn.families.training import Training
 from allotment_learn.features import Features
 from allotment_learn.forms import Fitted, Saved
@@ -25,13 +25,10 @@ from allotment_learn.task import Floats, Integers, TaskKind, TrialTask
 from allotment_search.halving import SCALES
 from allotment_search.pipeline import Component
 
-LIBRARY_ERRORS: tuple[type[Exception], ...] = (
-    ValueError,
-    ArithmeticError,
-    np.linalg.LinAlgError,
-    *light.errors(),
-)
-"""What libraries raise for rows or parameters that they do not take."""
+
+def library_errors() -> tuple[type[Exception], ...]:
+    """What libraries that are loaded raise for rows or parameters that they do not take."""
+    return (ValueError, ArithmeticError, np.linalg.LinAlgError, *light.errors())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +112,7 @@ def fit_fold(
 
     Raises:
         InvalidArgument: unknown or unfit components.
-        FamilyUnavailable, DeadlineReached, or one of LIBRARY_ERRORS.
+        FamilyUnavailable, DeadlineReached, or one of `library_errors`.
     """
     pipeline = task.pipeline
     fit = fitter(pipeline.family)
@@ -189,10 +186,10 @@ def _prepare(task: TrialTask, labelled: Labelled) -> Prepared:
         return Prepared(Preparation(nothing), np.empty((labelled.features.row_count, 0)))
     components = dict(task.pipeline.components)
     # Dates alone may be the only numbers of a table: then the grammar gives no numeric component.
-    default = "native" if family in TAKES_MISSING else "impute"
+    default = "native" if takes_missing(family) else "impute"
     scale = {"scale": "standard"} if family in ("linear", "mlp") else {}
     numeric = components.setdefault("numeric", Component(default, scale))
-    if numeric.name == "native" and family not in TAKES_MISSING:
+    if numeric.name == "native" and not takes_missing(family):
         raise InvalidArgument(
             f"{family} does not take missing values: its numeric component has to be impute",
             reason="BAD_PIPELINE",

@@ -15,7 +15,7 @@ from allotment_learn.averaging import average, known_classes
 from allotment_learn.errors import DeadlineReached, NotANumber, TrainingRefused
 from allotment_learn.features import Features
 from allotment_learn.first_fit import FirstFit
-from allotment_learn.folds import LIBRARY_ERRORS, FoldModel, Looks, fit_fold, reads_dates
+from allotment_learn.folds import FoldModel, Looks, fit_fold, library_errors, reads_dates
 from allotment_learn.forms import Saved
 from allotment_learn.graph.writer import write_graph
 from allotment_learn.quirks import reference_rows
@@ -248,7 +248,7 @@ def _fit(
         )
     try:
         return fit_fold(task, features, train, out_of_time, saved, looks)
-    except LIBRARY_ERRORS as error:
+    except library_errors() as error:
         raise TrainingRefused(
             f"{task.pipeline.family} can't be fitted on {len(train)} rows: {clip(str(error), 400)}"
         ) from error

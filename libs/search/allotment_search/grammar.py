@@ -12,7 +12,14 @@ from allotment_search.derivation import Choice, Derivation, Value
 from allotment_search.encoding import Encoding, Step
 from allotment_search.pipeline import Component, PipelineSpec
 from allotment_search.shape import TaskShape
-from allotment_search.space import NonTerminal, PortfolioEntry, Production, Space, read_space
+from allotment_search.space import (
+    NonTerminal,
+    PortfolioEntry,
+    Production,
+    Space,
+    add_family,
+    read_space,
+)
 
 _DRAWS_FOR_SANITY = 20
 
@@ -36,6 +43,13 @@ class Grammar:
     def read(cls, text: str) -> Self:
         """The grammar in a data file's text. Raises: ValueError when it is not sound."""
         return cls(read_space(text))
+
+    def with_family(self, text: str) -> "Grammar":
+        """The grammar with the productions of a registered family (`add_family` tells the form).
+
+        Raises: ValueError when they don't fit it.
+        """
+        return Grammar(add_family(self._space, text))
 
     @property
     def families(self) -> Sequence[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from allotment_search.derivation import Value
@@ -132,11 +132,53 @@ def read_space(text: str) -> Space:
             for p in raw["portfolio"]
         ),
     )
+    _check(space)
+    return space
+
+
+def _check(space: Space) -> None:
     _check_types(space)
     for entry in space.portfolio:
         if entry.default not in space.defaults.get(entry.family, {}):
             raise ValueError(f"the portfolio names {entry.family}/{entry.default}, not a default")
-    return space
+
+
+def add_family(space: Space, text: str) -> Space:
+    """The space with a model family more, from its data file: what the start symbol expands to
+    for it, the non-terminals that only it has, its defaults and which of them the portfolio tries.
+
+    {"family", "title", "weight", "tasks", "expands", "nonterminals", "defaults", "portfolio"}
+
+    Raises: ValueError when its parts or types don't fit together, or names are taken.
+    """
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        family = str(raw["family"])
+        own = {n: _read_nonterminal(n, r) for n, r in raw.get("nonterminals", {}).items()}
+        production = _read_production(family, raw)
+        portfolio = [
+            PortfolioEntry(family, p["default"], p.get("min_rows", 0))
+            for p in raw.get("portfolio", ())
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the family lacks or garbles {error}") from error
+    start = space.nonterminals[space.start]
+    taken = [n for n in own if n in space.nonterminals]
+    if family in start.productions or taken:
+        raise ValueError(f"family {family}: {', '.join(taken) or family} is there already")
+    productions = {**start.productions, family: production}
+    wider = replace(
+        space,
+        nonterminals={
+            **space.nonterminals,
+            space.start: replace(start, productions=productions),
+            **own,
+        },
+        defaults={**space.defaults, family: {"default": {}, **raw.get("defaults", {})}},
+        portfolio=(*space.portfolio, *portfolio),
+    )
+    _check(wider)
+    return wider
 
 
 def _read_nonterminal(name: str, raw: Mapping[str, Any]) -> NonTerminal:

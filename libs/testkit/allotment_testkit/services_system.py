@@ -31,8 +31,10 @@ STOP_LIMIT_S = 40.0
 class ServicesSystem:
     """Five services, their stores and trainers. Stopped, it has nothing left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *settings: str) -> None:
+        """`settings`: SERVICE.VARIABLE=VALUE, in the environment of that service."""
         self.folder = folder
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -119,6 +121,7 @@ class ServicesSystem:
     def start(self) -> None:
         """Returns once every service is SERVING."""
         command = [sys.executable, "-m", "allotment_testkit.services", "--until-stdin-ends"]
+        command += [argument for setting in self._settings for argument in ("--set", setting)]
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
                 [*command, "--dir", str(self.folder)],
@@ -165,9 +168,9 @@ class ServicesSystem:
 
 
 @contextmanager
-def services_system(folder: Path) -> Iterator[ServicesSystem]:
+def services_system(folder: Path, *settings: str) -> Iterator[ServicesSystem]:
     """A started system that is gone at the end of the block."""
-    system = ServicesSystem(folder)
+    system = ServicesSystem(folder, *settings)
     try:
         system.start()
         yield system

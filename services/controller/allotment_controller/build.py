@@ -13,6 +13,7 @@ from allotment_controller.adapters.consents import GrpcConsents
 from allotment_controller.adapters.datasets import GrpcDatasets
 from allotment_controller.adapters.experiences import SqlExperiences
 from allotment_controller.adapters.exports import GrpcExports
+from allotment_controller.adapters.families import load_grammar
 from allotment_controller.adapters.leases import GrpcLeases
 from allotment_controller.adapters.sampling import ThreadedSampling
 from allotment_controller.adapters.store import SqlStore
@@ -27,7 +28,6 @@ from allotment_controller.session import SessionTimes, TrainerServicer
 from allotment_core.clock import Clock
 from allotment_core.db import Database
 from allotment_core.rpc import Service
-from allotment_search import Grammar
 from allotment_search.halving import Halving
 
 MIGRATIONS = "allotment_controller.adapters.migrations"
@@ -53,7 +53,7 @@ async def build(
         database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     store = SqlStore(database)
     announcements = Announcements()
-    grammar = Grammar.load("tabular")
+    grammar = load_grammar(config.families_dir)
     seats = Seats()
     to_allocator = (allocator or dataset)()
     keeper = LeaseKeeper(GrpcLeases(to_allocator), seats, clock, _keeper_times(config))

@@ -1,6 +1,7 @@
 """The controller's settings."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from allotment_controller.domain.experiment import BudgetStart
 from allotment_core.rpc.alone import ServerConfig
@@ -36,6 +37,9 @@ class ControllerConfig:
     budget_starts: BudgetStart = BudgetStart.CREATED
     """From when the wall time of a new experiment counts: created, or granted (from its first
     lease, as in a cluster, where that may take long). Each experiment keeps what it began with."""
+    families_dir: Path | None = None
+    """A folder of *.json: productions of further model families, whose modules trainers have
+    (docs/decisions/registered-families.md)."""
     sampler: str = "tpe"
     """What chooses trials beyond the portfolio: tpe, with a share of random draws, or random."""
 

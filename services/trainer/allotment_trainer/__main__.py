@@ -74,13 +74,20 @@ def main() -> int:
     configure_logging("trainer", config.log_level)
     # Until its work takes signals: as a container's first process it gets none otherwise.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(STATUS_STOPPED))
+    # A family's libraries are imported when its first trial comes: the others don't wait for them.
     preload.load()
+    try:
+        preload.register(config.families)
+    except InvalidArgument as error:
+        print(f"allotment-trainer: {error}", file=sys.stderr)
+        return STATUS_SETTINGS
+    offer = preload.offer()
     preload.forget_openmp_folder()
     _, nursery_socket = nursery.start(preload.trial_function())
     gc.enable()
     working = importlib.import_module("allotment_trainer.working")
     start = start.within(limits.room_bytes())
-    serving = working.serve_once(start, preload.offer(), nursery_socket, config.grace_s)
+    serving = working.serve_once(start, offer, nursery_socket, config.grace_s)
     return int(asyncio.run(serving))
 
 

@@ -42,4 +42,6 @@ class TrainerConfig:
     cache_dir: Path = Path("/var/cache/allotment")
     cache_bytes: int = 8 << 30
     work_dir: Path = Path("/tmp/allotment-trainer")
+    families: tuple[str, ...] = ()
+    """Modules of further model families (docs/decisions/registered-families.md)."""
     log_level: str = "INFO"

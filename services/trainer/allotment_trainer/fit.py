@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from allotment_core.errors import InvalidArgument, clip
 from allotment_learn.dates import DatePattern, epoch_days
+from allotment_learn.families import offered
 from allotment_learn.table import Array, Column, ColumnKind, Table
 from allotment_learn.task import (
     FoldReport,
@@ -18,14 +19,12 @@ from allotment_learn.task import (
     TrialTask,
 )
 from allotment_learn.trial import run_trial
-from allotment_search import Choice, Grammar
+from allotment_search import Choice
 from allotment_trainer import table_store
 from allotment_trainer.checkpoints import FOLDS_DIR
 from allotment_trainer.domain.attempts import Finished
 from allotment_trainer.domain.job import JobColumn, TrialJob
 from allotment_trainer.domain.reports import Progress
-
-GRAMMAR = "tabular"
 
 _KINDS = {kind.value: kind for kind in ColumnKind}
 
@@ -72,7 +71,7 @@ def task_of(job: TrialJob) -> TrialTask:
     columns = [_feature(_column(job, name)) for name in job.features]
     weights = arrays[job.weight_column] if job.weight_column else None
     return TrialTask(
-        pipeline=Grammar.load(GRAMMAR).resolve(tuple(Choice(s, v) for s, v in job.choices)),
+        pipeline=offered.grammar().resolve(tuple(Choice(s, v) for s, v in job.choices)),
         table=Table.of(columns, arrays, row_count),
         target=target,
         task=TaskKind(job.task),

@@ -35,6 +35,7 @@ from allotment_core.errors import InvalidArgument
 from allotment_core.events import configure_logging
 from allotment_trainer import agent
 from allotment_trainer.agent import Start
+from allotment_trainer.config import PREFIX
 from allotment_trainer.domain.reports import LOG_TAIL_BYTES
 from allotment_trainer.processes import lines, preload
 from allotment_trainer.processes.lifeline import (
@@ -48,6 +49,8 @@ from allotment_trainer.processes.trial_child import TrialFunction
 
 log = logging.getLogger(__name__)
 
+FAMILIES = f"{PREFIX}FAMILIES"
+"""Modules of further model families, separated by commas; a host has no other setting."""
 TICK_S = 0.5
 STOP_SLACK_S = 1.0
 """What a trainer has beyond its grace before it is killed."""
@@ -299,6 +302,8 @@ def main() -> None:
     preload.prepare_environment()
     configure_logging("trainer")
     preload.load()
+    preload.register(name for name in os.environ.get(FAMILIES, "").split(",") if name.strip())
+    preload.load_families()
     preload.forget_openmp_folder()
     serve(preload.trial_function(), preload.offer())
 

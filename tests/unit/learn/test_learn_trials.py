@@ -155,7 +155,7 @@ def test_predictions_that_are_no_numbers_end_the_trial(
 def test_a_family_that_can_not_be_loaded_is_hidden_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(light, "_PROBLEM", "install libgomp1")
+    monkeypatch.setattr(light, "_problem", lambda: "install libgomp1")
     hidden = {f.family: f for f in offered.offered_families()}["lightgbm"]
     assert not hidden.available
     assert hidden.reason == "install libgomp1"

@@ -1,5 +1,11 @@
 """LightGBM, where it can be loaded: it needs the system's OpenMP library (libgomp1)."""
 
+import ctypes
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,32 +16,45 @@ from allotment_learn.forms import Fitted, Link, Saved, TreesForm
 from allotment_learn.task import Floats
 from allotment_learn.trees import of_lightgbm
 
-try:
-    import lightgbm
-except (ImportError, OSError) as error:
-    lightgbm = None  # type: ignore[assignment]
-    _PROBLEM = (
-        "LightGBM can't be loaded: the system's OpenMP library is missing; install libgomp1"
-        if "libgomp" in str(error)
-        else "LightGBM can't be loaded: install it with `pip install 'allotment[trainer]'`"
-    )
-else:
-    _PROBLEM = ""
-
-
 ZERO_WITHIN = float(np.float32(1e-35))
 """LightGBM's kZeroThreshold: its reader of dense rows drops smaller values, so they are zeros."""
 
 
 def unavailable_because() -> str:
-    """Empty when the family can be trained here."""
-    return _PROBLEM
+    """Empty when the family can be trained here. Loads LightGBM's own library alone: the packages
+    that its module imports take a second."""
+    return _problem()
+
+
+@functools.cache
+def _problem() -> str:
+    found = importlib.util.find_spec("lightgbm")
+    folders = (found.submodule_search_locations or ()) if found is not None else ()
+    try:
+        for library in (p for f in folders for p in Path(f).rglob("lib_lightgbm.*")):
+            ctypes.CDLL(str(library))
+            return ""
+    except OSError as error:
+        if "libgomp" in str(error):
+            return (
+                "LightGBM can't be loaded: the system's OpenMP library is missing; install libgomp1"
+            )
+    return "LightGBM can't be loaded: install it with `pip install 'allotment[trainer]'`"
+
+
+def _library() -> ModuleType:
+    """Raises: FamilyUnavailable."""
+    if problem := _problem():
+        raise FamilyUnavailable(problem)
+    # Slow to import, and few trainers need every family.
+    import lightgbm  # noqa: PLC0415
+
+    return lightgbm
 
 
 def fit(training: Training) -> Fitted:
     """Raises: FamilyUnavailable; DeadlineReached between two rounds."""
-    if lightgbm is None:
-        raise FamilyUnavailable(_PROBLEM)
+    lightgbm = _library()
     data = lightgbm.Dataset(
         training.matrix, training.target, weight=training.weights, free_raw_data=True
     )
@@ -61,10 +80,8 @@ def fit(training: Training) -> Fitted:
 
 def restore(training: Training, saved: Saved) -> Fitted:
     """Raises: FamilyUnavailable."""
-    if lightgbm is None:
-        raise FamilyUnavailable(_PROBLEM)
     text = saved["text"].tobytes().decode()
-    return _fitted(training, lightgbm.Booster(model_str=text, params={"verbosity": -1}))
+    return _fitted(training, _library().Booster(model_str=text, params={"verbosity": -1}))
 
 
 def _save(text: str) -> Saved:
@@ -123,4 +140,5 @@ def _params(training: Training) -> dict[str, str | float | int | bool]:
 
 def errors() -> tuple[type[Exception], ...]:
     """What LightGBM raises of its own."""
-    return () if lightgbm is None else (lightgbm.basic.LightGBMError,)
+    basic = sys.modules.get("lightgbm.basic")
+    return () if basic is None else (basic.LightGBMError,)

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.extmath import randomized_svd
 
 from allotment_learn.preparation.components import unknown_component
 from allotment_learn.preparation.labelled import Labelled
@@ -228,6 +227,9 @@ def _project(weighted: TfIdf, words: Words, components: int, seed: int) -> TextB
     count = min(components, min(matrix.shape) - 1)
     if count < 1:
         return None
+    # Slow to import, and few tables have texts.
+    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415
+
     _, _, axes = randomized_svd(matrix, count, random_state=seed % 2**32)
     spread = np.asarray(matrix @ axes.T).std(axis=0)
     axes = axes.T / np.where(spread > 1e-9, spread, 1.0)

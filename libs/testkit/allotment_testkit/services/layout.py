@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from allotment_core.auth.principal import Role
 from allotment_core.auth.tokens import TokenSigner, load_or_create_key
@@ -49,8 +50,16 @@ def free_ports() -> Iterator[int]:
 class Layout:
     """One system in a folder: keys, certificates and a token are in it, a log per process."""
 
-    def __init__(self, folder: Path, stores: Stores, *, port: int = 0) -> None:
-        """`port`: the gateway's; 0 picks one."""
+    def __init__(
+        self,
+        folder: Path,
+        stores: Stores,
+        *,
+        port: int = 0,
+        more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
+        """`port`: the gateway's; 0 picks one. `more`: further variables, by service."""
+        self._more = more
         self.folder = folder
         self._stores = stores
         free = free_ports()
@@ -105,7 +114,9 @@ class Layout:
         }[name]()
         settings = {f"ALLOTMENT_{name.upper()}_{k}": str(v) for k, v in own.items()}
         served = {f"ALLOTMENT_SERVE_{k}": str(v) for k, v in self._serve(name).items()}
-        return {**inherited, **settings, **served, "ORT_DISABLE_TELEMETRY": "1"}
+        return {**inherited, **settings, **served, "ORT_DISABLE_TELEMETRY": "1"} | {
+            **self._more.get(name, {})
+        }
 
     def _serve(self, name: str) -> Mapping[str, object]:
         tls = self._tls[name]

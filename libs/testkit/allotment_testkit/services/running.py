@@ -6,7 +6,9 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import grpc.aio
@@ -22,8 +24,15 @@ from allotment_testkit.services.layout import STARTED, Layout, Stores
 START_LIMIT_S = 110.0
 
 
-def run(folder: Path | None, port: int, *, until_stdin_ends: bool) -> int:
-    """Until SIGTERM (exit status 0) or Ctrl-C (130). `folder`: None is one that is thrown away."""
+def run(
+    folder: Path | None,
+    port: int,
+    *,
+    until_stdin_ends: bool,
+    more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> int:
+    """Until SIGTERM (exit status 0) or Ctrl-C (130). `folder`: None is one that is thrown away.
+    `more`: further variables of services, by name."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.ExitStack() as stack:
         if folder is None:
@@ -33,7 +42,7 @@ def run(folder: Path | None, port: int, *, until_stdin_ends: bool) -> int:
             print(f"error: {folder} is not empty; choose another --dir", file=sys.stderr)
             return 1
         stores = _open_stores(stack)
-        layout = Layout(folder.resolve(), stores, port=port)
+        layout = Layout(folder.resolve(), stores, port=port, more=more)
         return asyncio.run(_serve(layout, until_stdin_ends))
 
 

@@ -19,8 +19,9 @@ DATA_FACTOR = 2
 CPU_SLACK_S = 10.0
 _OOM_SCORE = "800"
 _CGROUP = Path("/sys/fs/cgroup")
-_OWN_GROWTH_BYTES = 96 << 20
-"""What the trainer's own processes take once they talk to others and hold data."""
+_OWN_GROWTH_BYTES = 160 << 20
+"""What the trainer's own processes take once they talk to others, hold data, and have imported the
+libraries of the families that come."""
 _LEAST_BYTES = 64 << 20
 _PAGE_BYTES = resource.getpagesize()
 

@@ -16,7 +16,10 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
+from allotment_core.errors import InvalidArgument
+from allotment_trainer.config import PREFIX
 from allotment_trainer.processes.trial_child import TrialFunction
 
 log = logging.getLogger(__name__)
@@ -40,14 +43,15 @@ ENVIRONMENT: Mapping[str, str] = {
 
 MODULES: Sequence[str] = (
     "allotment_trainer.fit",
-    "allotment_learn.families.offered",
     # What Arrow and joblib import when they are first used.
     "pyarrow.pandas_compat",
     "multiprocessing.dummy",
     "allotment_api.trainer.v1.session_pb2",
     "allotment_api.dataset.v1.blob_pb2",
 )
-LATER: Mapping[str, Sequence[str]] = {
+MORE: Mapping[str, Sequence[str]] = {
+    # Its module imports the library when it is first used.
+    "lightgbm": ("lightgbm",),
     # With what torch's exporter imports when it is first used: 3 s and 250 MB in all.
     "mlp": (
         "allotment_learn.networks.fitting",
@@ -56,8 +60,9 @@ LATER: Mapping[str, Sequence[str]] = {
         "onnxscript",
     ),
 }
-"""What a family needs beyond MODULES: imported when its first trial comes, so that no other trial
-waits for it."""
+"""What a family needs beyond its own module."""
+SLOW = frozenset({"mlp"})
+"""Families that no process loads before their first trial comes."""
 LIBRARIES = ("lightgbm", "numpy", "onnx", "pyarrow", "scikit-learn", "scipy", "torch")
 
 _OPENMP = "libgomp.so.1"
@@ -129,43 +134,68 @@ def bundled_openmp() -> Path | None:
 
 
 def load(modules: Iterable[str] = MODULES) -> None:
-    """Imports everything that trials need."""
-    # LightGBM imports pandas where it is installed: 0.4 s for data frames that no trial has.
-    hidden = "pandas" not in sys.modules
-    if hidden:
-        sys.modules["pandas"] = None  # type: ignore[assignment]
-    for module in modules:
-        importlib.import_module(module)
-    if hidden:
-        del sys.modules["pandas"]
-    threads = thread_count()
-    if threads > 1:
-        log.warning("imports have started threads", extra={"threads": threads})
+    """Imports what every trial needs."""
+    _import(modules)
     gc.collect()
     gc.disable()
     gc.freeze()
 
 
+def register(modules: Iterable[str]) -> None:
+    """Adds the model families of these modules. Raises: InvalidArgument (INVALID_CONFIG)."""
+    try:
+        _offered().register(modules)
+    except (ImportError, ValueError) as error:
+        raise InvalidArgument(
+            f"a model family can't be registered: {error}; see {PREFIX}FAMILIES",
+            reason="INVALID_CONFIG",
+        ) from error
+
+
+def load_families() -> None:
+    """Imports what the families need that can be trained here, but for the slow ones."""
+    for family in _offered().offered_families():
+        if family.available and family.family not in SLOW:
+            load_for(family.family)
+
+
 def load_for(family: str) -> None:
     """Imports what the family alone needs, once. What can't be imported fails in the trial, which
     can say so."""
-    modules = [module for module in LATER.get(family, ()) if module not in sys.modules]
+    own = _offered().modules(family)
+    modules = [m for m in (*own, *(MORE.get(family, ()) if own else ())) if m not in sys.modules]
     if not modules:
         return
     try:
-        for module in modules:
-            importlib.import_module(module)
+        _import(modules)
     except (ImportError, OSError) as error:
         log.warning("family can't be loaded", extra={"family": family, "error": str(error)})
-    if (threads := thread_count()) > 1:
-        log.warning("imports have started threads", extra={"threads": threads})
     gc.collect()
     gc.freeze()
 
 
+def _offered() -> ModuleType:
+    return importlib.import_module("allotment_learn.families.offered")
+
+
+def _import(modules: Iterable[str]) -> None:
+    # LightGBM imports pandas where it is installed: 0.4 s for data frames that no trial has.
+    hidden = "pandas" not in sys.modules
+    if hidden:
+        sys.modules["pandas"] = None  # type: ignore[assignment]
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    finally:
+        if hidden:
+            del sys.modules["pandas"]
+    if (threads := thread_count()) > 1:
+        log.warning("imports have started threads", extra={"threads": threads})
+
+
 def offer() -> Offer:
     """What can be trained here, after `load`."""
-    offered = importlib.import_module("allotment_learn.families.offered").offered_families()
+    offered = _offered().offered_families()
     return Offer(
         tuple(
             Family(f.family, "" if f.available else f.reason or "not installed") for f in offered
