@@ -41,6 +41,11 @@ Entry = tuple[str, str]
 """Family, and its choices as canonical JSON."""
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Asked once a library is loaded."""
+    return (*library_errors(), AllotmentError, DeadlineReached)
+
+
 def load(entry: TabularSet, row_limit: int) -> tuple[TrialTask, TaskShape]:
     """A sample of the set, and its shape. Columns that are unique strings are left out."""
     frame = pd.read_csv(entry.path, keep_default_na=False, na_values=[""])
@@ -109,7 +114,7 @@ def loss_of(task: TrialTask, derivation: Derivation) -> tuple[float, float]:
             rows.append(validation)
             if out_of_time():
                 return np.inf, TRIAL_LIMIT_S
-    except (*library_errors(), AllotmentError, DeadlineReached):
+    except _failures():
         return np.inf, time.perf_counter() - started
     truth = task.target[np.concatenate(rows)]
     loss = metrics.score(task.metric, truth, np.concatenate(predictions), None)

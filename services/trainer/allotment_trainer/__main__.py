@@ -18,7 +18,7 @@ from allotment_core import config as settings
 from allotment_core.errors import AllotmentError, InvalidArgument
 from allotment_core.events import configure_logging
 from allotment_core.names import LeaseName
-from allotment_trainer.agent import STATUS_STOPPED, Start
+from allotment_trainer.agent import Start
 from allotment_trainer.config import PREFIX, TrainerConfig
 from allotment_trainer.domain.lease import Grant
 from allotment_trainer.processes import limits, nursery, preload
@@ -72,8 +72,6 @@ def main() -> int:
         print(f"allotment-trainer: {error}", file=sys.stderr)
         return STATUS_SETTINGS
     configure_logging("trainer", config.log_level)
-    # Until its work takes signals: as a container's first process it gets none otherwise.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(STATUS_STOPPED))
     # A family's libraries are imported when its first trial comes: the others don't wait for them.
     preload.load()
     try:
