@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from allotment_core.rpc.peers import SERVICE_ID
+from allotment_core.auth.principal import SERVICE_ID
 from allotment_core.rpc.tls import TlsFiles
 
 LIFE = timedelta(days=30)

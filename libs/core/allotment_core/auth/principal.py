@@ -6,6 +6,9 @@ from datetime import datetime
 
 from allotment_core.names import LeaseName, TenantName
 
+SERVICE_ID = "spiffe://allotment/service/"
+"""How the URI begins by which a service's certificate says whose it is."""
+
 
 class Role(enum.Enum):
     """What a token may do; access.proto lists the verbs of each."""

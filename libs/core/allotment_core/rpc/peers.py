@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from allotment_core.auth.principal import Principal, Role
+from allotment_core.auth.principal import SERVICE_ID, Principal, Role
 from allotment_core.errors import Unauthenticated, clip
 from allotment_core.names import TenantName
 
-SERVICE_ID = "spiffe://allotment/service/"
 _TENANT = TenantName("services")
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
