@@ -12,6 +12,7 @@ from typing import Any
 from allotment_allocator.adapters.sql_desk import SqlDesk
 from allotment_allocator.cluster_config import ClusterConfig
 from allotment_allocator.config import AllocatorConfig
+from allotment_allocator.domain.absence import Absence
 from allotment_allocator.domain.allocation import Allocation, Rules
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
@@ -60,8 +61,9 @@ async def build(
         database = await Database.open(config.database_url, migrations=MIGRATIONS, clock=clock)
     site = _site(config, cluster, clock, first_host)
     board = Board()
+    absence = Absence(ttl_s=config.lease_ttl_s, spared_s=cluster.absence_s if cluster else 0.0)
     desk = SqlDesk(
-        database, board, lambda: site.pools, rules(config), clock, site.launcher.trainers
+        database, board, lambda: site.pools, rules(config), clock, site.launcher.trainers, absence
     )
     await _make_local_tenant(desk, config)
     leases = await desk.read(lambda books: books.live_leases())
@@ -73,6 +75,7 @@ async def build(
         pools=lambda: site.pools,
         rules=site.staffing,
         clock=clock,
+        absence=absence,
         tokens=_trainer_tokens(signer, config.trainer_token_ttl_s),
         server_address=server_address or (lambda: config.server_address),
         cache_dir=config.cache_dir or Path(),
@@ -94,7 +97,7 @@ async def build(
             ),
             (
                 wire.add_LeaseServiceServicer_to_server,
-                LeaseServicer(desk, board, Identities(site.trainer_pods, board)),
+                LeaseServicer(desk, board, Identities(site.trainer_pods, board), absence, clock),
             ),
         ),
         database=database,

@@ -114,6 +114,10 @@ class ClusterConfig:
     slots_per_node, resource (gpu, cpu, mig-...), product, node_labels (those of its nodes; empty:
     allotment.dev/pool with the pool's name).
     """
+    absence_s: float = 60.0
+    """While no lease at all is renewed, since the controller is away, leases outlive their time to
+    live by so long; their trainers work on meanwhile.
+    """
     lost_after_s: float = 40.0
     """A node that is not ready for so long is lost, unless most of its pool went with it."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from allotment_allocator import convert
 from allotment_allocator.domain import usage
+from allotment_allocator.domain.absence import Absence
 from allotment_allocator.domain.allocation import Allocation
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
@@ -214,9 +215,18 @@ class TenantServicer:
 class LeaseServicer:
     """LeaseService."""
 
-    def __init__(self, desk: Desk, board: Board, identities: Identities) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        board: Board,
+        identities: Identities,
+        absence: Absence,
+        clock: Clock,
+    ) -> None:
         self._desk = desk
         self._board = board
+        self._absence = absence
+        self._clock = clock
         self._identities = identities
 
     def _message(self, lease: Lease) -> pb.Lease:
@@ -284,6 +294,7 @@ class LeaseServicer:
                 violations=(FieldViolation("renewals", f"at most {MOST_RENEWALS}"),),
             )
         wanted = [(LeaseName.parse(r.name), r.epoch) for r in request.renewals]
+        self._absence.renewed(self._clock.monotonic())
         return await self._desk.respond(
             lambda a: a.renew(wanted),
             lambda results: pb.RenewLeasesResponse(

@@ -6,6 +6,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from allotment_allocator.adapters.sql_books import SqlBooks
+from allotment_allocator.domain.absence import Absence
 from allotment_allocator.domain.allocation import Allocation, Rules
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.pool import Pool
@@ -29,7 +30,9 @@ class SqlDesk:
         rules: Rules,
         clock: Clock,
         trainers: Callable[[], Sequence[Trainer]],
+        absence: Absence,
     ) -> None:
+        self._absence = absence
         self.database = database
         self.board = board
         self._pools = pools
@@ -42,7 +45,8 @@ class SqlDesk:
     def _open(self, connection: sa.Connection) -> Allocation:
         now = self._clock.now()
         books = SqlBooks(connection, self.board.by_text)
-        return Allocation(books, self._pools(), self._rules, now, self._trainers)
+        spared_s = self._absence.spares_s(self._clock.monotonic())
+        return Allocation(books, self._pools(), self._rules, now, self._trainers, spared_s)
 
     async def read(self, work: Callable[[Books], T]) -> T:
         return await self.database.read(lambda connection: work(SqlBooks(connection)))

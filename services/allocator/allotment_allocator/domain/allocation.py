@@ -78,8 +78,12 @@ class Allocation:
         rules: Rules,
         now: datetime,
         trainers: Callable[[], Sequence[Trainer]] = tuple,
+        spared_s: float = 0.0,
     ) -> None:
-        """`pools` are None while they are not known: then leases are queued and nothing more."""
+        """`pools` are None while they are not known: then leases are queued and nothing more.
+        `spared_s`: how much longer than their time leases last now.
+        """
+        self._spared_s = spared_s
         self._books = books
         self._ledger = Ledger(books)
         self._pools = pools
@@ -241,7 +245,7 @@ class Allocation:
         [lease] = self._ledger.leases([name])
         if lease is None:
             return False, None
-        if lease.overdue(self.now):
+        if lease.overdue(self.now, self._spared_s):
             return False, self._end(lease.expired(self.now))
         if lease.epoch != epoch or not lease.granted:
             return False, lease
@@ -279,7 +283,7 @@ class Allocation:
         trainers_known = self._pools is not None
         served = {t.lease for t in self._trainers() if t.state is not TrainerState.IDLE}
         for lease in self._ledger.live():
-            if lease.overdue(self.now):
+            if lease.overdue(self.now, self._spared_s):
                 self._end(lease.expired(self.now))
             elif lease.state is LeaseState.REVOKING and lease.name not in served and trainers_known:
                 self._end(lease.released(self.now))

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from allotment_allocator.domain.absence import Absence
 from allotment_allocator.domain.allocation import Allocation
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
@@ -54,6 +55,7 @@ class Keeper:
         pools: Callable[[], tuple[Pool, ...] | None],
         rules: StaffRules,
         clock: Clock,
+        absence: Absence,
         tokens: Tokens,
         server_address: Callable[[], str],
         cache_dir: Path,
@@ -64,6 +66,7 @@ class Keeper:
         self._pools = pools
         self._rules = rules
         self._clock = clock
+        self._absence = absence
         self._tokens = tokens
         self._server_address = server_address
         self._cache_dir = cache_dir
@@ -111,11 +114,11 @@ class Keeper:
         leases = self._board.live.values()
         if not leases:
             return
-        now = self._clock.now()
+        now, spared_s = self._clock.now(), self._absence.spares_s(self._clock.monotonic())
         served = {t.lease for t in self._launcher.trainers() if t.state is not TrainerState.IDLE}
         known = self._pools() is not None
         due = any(
-            lease.overdue(now)
+            lease.overdue(now, spared_s)
             or (known and lease.state is LeaseState.REVOKING and lease.name not in served)
             for lease in leases
         )

@@ -147,14 +147,16 @@ class Lease:
             )
         return self._to(LeaseState.EXPIRED, end_time=now, problem=problem)
 
-    def overdue(self, now: datetime) -> bool:
-        """Whether its time, or the grace after its revocation, is over."""
+    def overdue(self, now: datetime, spared_s: float = 0.0) -> bool:
+        """Whether its time and `spared_s`, or the grace after its revocation, is over."""
         if not self.granted:
             return False
         expire_time, deadline = self.expire_time, self.revoke_deadline
-        return (expire_time is not None and expire_time <= now) or (
-            deadline is not None and deadline <= now
-        )
+        if deadline is not None and deadline <= now:
+            return True
+        if expire_time is None or expire_time > now:
+            return False
+        return (now - expire_time).total_seconds() >= spared_s
 
     def slot_seconds(self, now: datetime) -> float:
         """Slots x seconds that it is charged for until it ended, or until now."""
