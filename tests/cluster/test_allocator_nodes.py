@@ -1,17 +1,37 @@
 """The allocator on a real control plane: what happens to nodes happens to leases."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from allotment_api.allocator.v1 import allocator_pb2 as pb
-from allotment_testkit.cluster_allocator import HELD, AllocatorProcess, Controller, Kube, until
+from allotment_testkit.cluster_allocator import (
+    ENDED,
+    HELD,
+    AllocatorProcess,
+    Controller,
+    Kube,
+    allocator,
+    controller_of,
+    until,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+BROKEN = "test.allotment.dev/broken=1"
+LOST_AFTER_S = 8
 
 
 def gpus(pool: str) -> pb.Shape:
     return pb.Shape(resource="gpu", pool=f"pools/{pool}")
+
+
+async def conditions(controller: Controller, pool: str) -> dict[str, int]:
+    """States of a pool's nodes, by their names."""
+    request = pb.ListNodesRequest(parent=f"pools/{pool}")
+    nodes = (await controller.pools.ListNodes(request)).nodes
+    return {node.name.rpartition("/")[2]: node.state for node in nodes}
 
 
 async def test_a_lease_becomes_a_running_pod_on_the_node_of_its_grant(
@@ -41,12 +61,82 @@ async def test_the_leases_of_a_deleted_node_go_on_elsewhere_at_once_with_the_nex
     assert controller.leases[names[1]].node == gone
     await until(lambda: len(kube.pods(running_allocator.release, "Running")) == 2)
     kube.delete_node(gone)
-    await controller.until(
-        lambda: all(
-            controller.leases[name].node != gone and controller.leases[name].epoch > 1
-            for name in names
-        ),
-        limit_s=5,
-    )
-    await asyncio.sleep(0)
-    assert {controller.leases[name].state for name in names} == {HELD}
+
+    def went_on(name: str) -> bool:
+        lease = controller.leases[name]
+        return lease.state == HELD and lease.node != gone and lease.epoch > 1
+
+    await controller.until(lambda: all(map(went_on, names)), limit_s=5)
+    left = controller.leases[names[0]].node
+    await until(lambda: _nodes_of(kube, running_allocator) == [left, left])
+
+
+def _nodes_of(kube: Kube, running: AllocatorProcess) -> list[str]:
+    return [p["spec"].get("nodeName", "") for p in kube.pods(running.release, "Running")]
+
+
+async def test_a_cordoned_nodes_leases_leave_once_there_is_room_and_no_sooner(
+    kube: Kube, controller: Controller, gpu_pool: str
+) -> None:
+    await controller.create_tenant("acme")
+    names = await controller.ask("acme", slots=4, count=2, shape=gpus(gpu_pool))
+    await controller.until(lambda: len(controller.held()) == 2)
+    moving, staying = (controller.leases[name] for name in names)
+    kube.run("cordon", moving.node)
+    await until(lambda: _is(controller, gpu_pool, moving.node, pb.NODE_CONDITION_CORDONED))
+    await asyncio.sleep(3)
+    assert controller.leases[moving.name].state == HELD
+    await controller.release(staying.name)
+    await controller.until(lambda: controller.leases[moving.name].state in ENDED, limit_s=20)
+    assert controller.leases[moving.name].problem.reason == "REVOKED_NODE_DRAINED"
+    [again] = await controller.ask("acme", slots=4, shape=gpus(gpu_pool))
+    await controller.until(lambda: controller.leases[again].state == HELD)
+    assert controller.leases[again].node == staying.node
+
+
+async def _is(controller: Controller, pool: str, node: str, state: int) -> bool:
+    return (await conditions(controller, pool)).get(node) == state
+
+
+async def test_a_node_that_is_not_ready_gets_nothing_and_loses_its_leases_after_a_while(
+    kube: Kube, gpu_pool: str, tmp_path: Path
+) -> None:
+    kube.fake_node(f"{gpu_pool}-2", gpu_pool, gpus=4)
+    settings = {"ALLOTMENT_CLUSTER_LOST_AFTER_S": str(LOST_AFTER_S)}
+    with allocator(tmp_path, **settings) as running:
+        async with controller_of(running) as controller:
+            await controller.create_tenant("acme")
+            names = await controller.ask("acme", slots=4, count=3, shape=gpus(gpu_pool))
+            await controller.until(lambda: len(controller.held()) == 3)
+            broken = controller.leases[names[0]].node
+            kube.run("annotate", "node", broken, BROKEN)
+            await until(lambda: _is(controller, gpu_pool, broken, pb.NODE_CONDITION_AWAY))
+            [more] = await controller.ask("acme", shape=gpus(gpu_pool))
+            await asyncio.sleep(LOST_AFTER_S / 2)
+            assert controller.leases[names[0]].state == HELD
+            assert controller.leases[more].state == pb.LEASE_STATE_QUEUED
+            await controller.until(lambda: controller.leases[names[0]].state in ENDED, limit_s=20)
+            assert controller.leases[names[0]].problem.reason == "REVOKED_NODE_LOST"
+            assert [controller.leases[name].state for name in names[1:]] == [HELD, HELD]
+
+
+async def test_nothing_is_revoked_when_most_of_a_pool_is_not_ready_together(
+    kube: Kube, gpu_pool: str, tmp_path: Path
+) -> None:
+    settings = {"ALLOTMENT_CLUSTER_LOST_AFTER_S": "2"}
+    with allocator(tmp_path, **settings) as running:
+        async with controller_of(running) as controller:
+            await controller.create_tenant("acme")
+            await controller.ask("acme", slots=4, count=2, shape=gpus(gpu_pool))
+            await controller.until(lambda: len(controller.held()) == 2)
+            kube.run("annotate", "nodes", "-l", f"allotment.dev/pool={gpu_pool}", BROKEN)
+            away = pb.NODE_CONDITION_AWAY
+            await until(lambda: _all_are(controller, gpu_pool, away))
+            await asyncio.sleep(5)
+            assert await _all_are(controller, gpu_pool, away)
+            held = controller.held()
+            assert [(lease.state, lease.epoch) for lease in held] == [(HELD, 1), (HELD, 1)]
+
+
+async def _all_are(controller: Controller, pool: str, state: int) -> bool:
+    return set((await conditions(controller, pool)).values()) == {state}

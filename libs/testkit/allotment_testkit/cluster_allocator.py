@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -52,6 +53,25 @@ def why_no_cluster() -> str:
         check=False,
     )
     return "" if asked.returncode == 0 else f"the cluster does not answer: {asked.stderr[-300:]}"
+
+
+def api_server_port() -> int:
+    """Of an API server on 127.0.0.1; 0: it is elsewhere."""
+    server = urlsplit(_kubeconfig()["clusters"][0]["cluster"]["server"])
+    return server.port or 0 if server.hostname == "127.0.0.1" else 0
+
+
+def kubeconfig_through(port: int, file: Path) -> str:
+    """A copy of the kubeconfig that reaches the API server at another port of 127.0.0.1."""
+    config = _kubeconfig()
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    return str(file)
+
+
+def _kubeconfig() -> Json:
+    config: Json = json.loads(Kube().run("config", "view", "--raw", "--minify", "-o", "json"))
+    return config
 
 
 class Kube:
