@@ -68,7 +68,7 @@ async def test_the_leases_of_a_deleted_node_go_on_elsewhere_at_once_with_the_nex
 
     await controller.until(lambda: all(map(went_on, names)), limit_s=5)
     left = controller.leases[names[0]].node
-    await until(lambda: _nodes_of(kube, running_allocator) == [left, left])
+    await until(lambda: _nodes_of(kube, running_allocator) == [left, left], limit_s=15)
 
 
 def _nodes_of(kube: Kube, running: AllocatorProcess) -> list[str]:

@@ -50,6 +50,7 @@ class Cluster:
         self.trainer_pods = InformedPods(
             self._pools.pods, config.release, config.namespace, self._spaces.name_of
         )
+        self.launcher.node_is_gone = self._pools.is_gone
         self._pools.on_pod = self._pod_changed
         self.pod_keys = ClusterKeys(self._api, clock)
         self._board: Board | None = None

@@ -31,6 +31,8 @@ class ApiServer:
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Json]] = {JOBS: {}, PODS: {}}
         self.refuses: Exception | None = None
+        self.graces: list[int] = []
+        """Of pods that were deleted."""
         self._versions = itertools.count(1)
         self._watches: dict[str, list[asyncio.Queue[Json]]] = {JOBS: [], PODS: []}
 
@@ -71,7 +73,9 @@ class ApiServer:
         self.put(JOBS, body, "ADDED")
         return body
 
-    async def delete(self, path: str, _options: Json | None = None) -> bool:
+    async def delete(self, path: str, options: Json | None = None) -> bool:
+        if "/pods/" in path:
+            self.graces.append((options or {})["gracePeriodSeconds"])
         if self.refuses is not None:
             raise self.refuses
         kind = PODS if "/pods/" in path else JOBS
@@ -250,3 +254,16 @@ async def test_a_trainer_that_may_not_be_removed_is_tried_again() -> None:
         launcher.kill("t-1")
         await settled()
         assert launcher.trainers() == ()
+
+
+@pytest.mark.parametrize(("gone", "grace_s"), [(True, 0), (False, 1)])
+async def test_pods_of_a_node_that_is_gone_are_not_waited_for(gone: bool, grace_s: int) -> None:
+    api = ApiServer()
+    api.put(PODS, pod())
+    api.put(JOBS, job())
+    async with launching(api) as launcher:
+        launcher.node_is_gone = lambda node: gone and node == "n1"
+        await settled()
+        launcher.kill("t-1")
+        await settled()
+        assert api.graces == [grace_s]

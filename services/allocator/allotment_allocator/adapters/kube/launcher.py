@@ -80,6 +80,8 @@ class KubeLauncher:
         self._pods = pods
         self._clock = clock
         self.on_change: Callable[[], None] = lambda: None
+        self.node_is_gone: Callable[[str], bool] = lambda _node: False
+        """Whether there is no such node any more: nobody is left to end its pods."""
         selector = f"{RELEASE_LABEL}={rules.release},{HOME_LABEL}={rules.home},{LEASE_LABEL}"
         self.jobs = Informer(
             api, "/apis/batch/v1/jobs", job_view, self.job_changed, labelSelector=selector
@@ -219,9 +221,11 @@ class KubeLauncher:
 
     async def _remove_all(self, known: _Known, grace_s: int) -> None:
         namespace, name = known.key.split("/")
-        for pod in tuple(self._pods_of.get(known.key, ())):
-            path = f"/api/v1/namespaces/{namespace}/pods/{pod.split('/')[1]}"
-            await self._remove(path, {"gracePeriodSeconds": grace_s}, known)
+        for key in tuple(self._pods_of.get(known.key, ())):
+            pod = self._pods.objects.get(key)
+            dead = pod is not None and bool(pod["node"]) and self.node_is_gone(pod["node"])
+            path = f"/api/v1/namespaces/{namespace}/pods/{key.split('/')[1]}"
+            await self._remove(path, {"gracePeriodSeconds": 0 if dead else grace_s}, known)
         job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
         there = await self._remove(job, {"propagationPolicy": "Background"}, known)
         if not there and not self._pods_of.get(known.key) and known.key not in self.jobs.objects:

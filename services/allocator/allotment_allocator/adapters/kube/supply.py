@@ -56,6 +56,10 @@ class ClusterPools:
         self._others: dict[str, Counter[str]] = {}
         self._changed = asyncio.Event()
 
+    def is_gone(self, node: str) -> bool:
+        """Whether the cluster is known to have no such node."""
+        return self.nodes.synced.is_set() and f"/{node}" not in self.nodes.objects
+
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
