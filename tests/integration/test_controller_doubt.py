@@ -141,9 +141,9 @@ async def test_who_calls_before_all_experiments_are_led_waits(world: SearchWorld
     world.manners.hang = True
     async with world.controller() as stub:
         await create(stub, spec(trial_count=3))
-    assert world._peers is not None
+    assert world.peers is not None
     config = ControllerConfig(database_url=f"sqlite:///{world.folder}/controller.db")
-    async with channel(world._peers.address, token=world._peers.token(Role.ADMIN)) as opened:
+    async with channel(world.peers.address, token=world.peers.token(Role.ADMIN)) as opened:
         service = await build(config, SystemClock(), lambda: opened)
         controller = service.servicers[0][1]._controller
         name = ExperimentName.parse(NAME)

@@ -16,6 +16,7 @@ from allotment_core.auth.tokens import TokenSigner, TokenVerifier
 from allotment_core.clock import Clock, SystemClock
 from allotment_core.names import LeaseName, TenantName
 from allotment_core.rpc import RpcServer, Service
+from allotment_core.rpc.access import Verifier
 from allotment_core.rpc.chain import Limits
 from allotment_core.rpc.client import channel
 
@@ -95,11 +96,14 @@ async def serving(
     signer: TokenSigner | None = None,
     limits: Limits | None = None,
     grace_s: float = 0.5,
+    verifier: Verifier | None = None,
 ) -> AsyncIterator[Served]:
-    """Serves until the block ends; the services' databases are closed with it."""
+    """Serves until the block ends; the services' databases are closed with it. Tokens are the
+    signer's, unless another verifier is given.
+    """
     clock = clock or SystemClock()
     signer = signer or new_signer()
-    verifier = TokenVerifier(signer.public_key_pem, clock)
+    verifier = verifier or TokenVerifier(signer.public_key_pem, clock)
     server = RpcServer(services, verifier, clock, "127.0.0.1:0", limits=limits)
     port = await server.start()
     served = Served(server, port, signer, clock)

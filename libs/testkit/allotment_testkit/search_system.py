@@ -145,6 +145,18 @@ class PretendTenants:
         self.sharing: set[str] = set()
         self.gone: set[str] = set()
         self.hangs = False
+        self.public_keys: list[str] = []
+        self.pod_tokens: allocator_pb2.PodTokens | None = None
+        self.unknown_key_ids: list[str] = []
+        """What those who fetched keys had met."""
+
+    async def FetchTokenKeys(
+        self, request: allocator_pb2.FetchTokenKeysRequest, context: Any
+    ) -> allocator_pb2.FetchTokenKeysResponse:
+        self.unknown_key_ids.append(request.unknown_key_id)
+        return allocator_pb2.FetchTokenKeysResponse(
+            public_keys=self.public_keys, pod_tokens=self.pod_tokens
+        )
 
     async def GetTenant(
         self, request: allocator_pb2.GetTenantRequest, context: Any
@@ -170,6 +182,9 @@ class PretendAllocator:
         self.on_grant: LeaseListener = lambda lease: None
         self.refuses = ""
         """Why nobody can be granted a lease ever; empty: they can."""
+        self.pods: dict[str, tuple[str, int]] = {}
+        """Leases and epochs by the uid of the pod that was made for them."""
+        self.identified: list[str] = []
         self._numbers = itertools.count(1)
         self._watchers: set[asyncio.Queue[allocator_pb2.Lease]] = set()
 
@@ -225,6 +240,16 @@ class PretendAllocator:
             raise NotFound(f"there is no lease {request.name}")
         self.end(request.name, allocator_pb2.LEASE_STATE_RELEASED)
         return allocator_pb2.ReleaseLeaseResponse(lease=lease)
+
+    async def IdentifyTrainer(
+        self, request: allocator_pb2.IdentifyTrainerRequest, context: Any
+    ) -> allocator_pb2.IdentifyTrainerResponse:
+        self.identified.append(request.pod_uid)
+        name, epoch = self.pods.get(request.pod_uid, ("", 0))
+        if not any((lease.name, lease.epoch) == (name, epoch) for lease in self.live):
+            raise NotFound(f"no trainer runs in {request.pod_uid}")
+        tenant = "/".join(name.split("/")[:2])
+        return allocator_pb2.IdentifyTrainerResponse(tenant=tenant, lease=name, epoch=epoch)
 
     def open_slots(self, count: int) -> None:
         """There are so many slots from now on."""

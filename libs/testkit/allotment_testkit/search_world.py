@@ -17,10 +17,11 @@ from allotment_api.search.v1 import search_pb2, search_pb2_grpc
 from allotment_controller.build import build
 from allotment_controller.config import ControllerConfig
 from allotment_core.auth.principal import Role
-from allotment_core.clock import SystemClock
+from allotment_core.clock import Clock, SystemClock
 from allotment_core.names import LeaseName
 from allotment_core.rpc import Service
 from allotment_core.rpc.client import channel
+from allotment_core.rpc.fetched_keys import FetchedKeys
 from allotment_testkit.pretend_trainer import Manners, PretendTrainer
 from allotment_testkit.rpc import Served, new_signer, serving
 from allotment_testkit.search_system import (
@@ -49,9 +50,11 @@ class SearchWorld:
         self.manners = Manners()
         self.trainers: list[PretendTrainer] = []
         self.signer = new_signer()
+        self.fetches_keys = False
+        """The controller asks the allocator for the keys of tokens, as one on its own does."""
         self._pools = PretendPools(slot_count)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._peers: Served | None = None
+        self.peers: Served | None = None
         self.served: Served | None = None
         self.allocator.on_grant = self.start_trainer
 
@@ -70,7 +73,7 @@ class SearchWorld:
             ],
         )
         async with serving(peers, signer=self.signer) as served:
-            self._peers = served
+            self.peers = served
             try:
                 yield self
             finally:
@@ -81,7 +84,7 @@ class SearchWorld:
     @asynccontextmanager
     async def controller(self) -> AsyncIterator[Any]:
         """A controller on the folder's database, and an editor's stub to it."""
-        assert self._peers is not None
+        assert self.peers is not None
         settings = {
             "database_url": f"sqlite:///{self.folder}/controller.db",
             "heartbeat_interval_s": 0.3,
@@ -89,18 +92,30 @@ class SearchWorld:
             **self.settings,
         }
         config = ControllerConfig(**settings)
-        token = self._peers.token(Role.ADMIN)
-        opened = channel(self._peers.address, token=token)
+        token = self.peers.token(Role.ADMIN)
+        opened = channel(self.peers.address, token=token)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(opened.close)
             service = await build(config, SystemClock(), lambda: opened)
             self.served = await stack.enter_async_context(
-                serving(service, signer=self.signer, grace_s=0.05)
+                serving(
+                    service,
+                    signer=self.signer,
+                    grace_s=0.05,
+                    verifier=self.keys(SystemClock()) if self.fetches_keys else None,
+                )
             )
             try:
                 yield search_pb2_grpc.SearchServiceStub(self.served.channel())
             finally:
                 self.served = None
+
+    def keys(self, clock: Clock) -> FetchedKeys:
+        """A verifier that asks the pretended allocator."""
+        assert self.peers is not None
+        self.tenants.public_keys = [self.signer.public_key_pem.decode()]
+        asking = channel(self.peers.address, token=self.peers.token(Role.ADMIN), retry_s=0.0)
+        return FetchedKeys(asking, clock)
 
     def start_trainer(self, lease: allocator_pb2.Lease) -> None:
         trainer = PretendTrainer(
@@ -120,9 +135,9 @@ class SearchWorld:
             await trainer.run()
 
     def _trainer_channel(self, lease: str, epoch: int) -> grpc.aio.Channel:
-        assert self._peers is not None
+        assert self.peers is not None
         tenant = str(LeaseName.parse(lease).tenant)
-        token = self._peers.token(Role.TRAINER, tenant, lease=lease, lease_epoch=epoch)
+        token = self.peers.token(Role.TRAINER, tenant, lease=lease, lease_epoch=epoch)
         address = self.served.address if self.served is not None else "127.0.0.1:1"
         return channel(address, token=token, retry_s=0.0)
 
