@@ -318,8 +318,7 @@ class Controller:
         """Waits for changes of leases until the fact holds, and looks ten times a second."""
         deadline = time.monotonic() + limit_s
         while not fact():
-            shown = sorted(str(lease) for lease in self.leases.values())[:5]
-            assert time.monotonic() < deadline, "\n".join(shown)
+            assert time.monotonic() < deadline, "\n".join(map(str, [*self.leases.values()][:5]))
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), 0.1)

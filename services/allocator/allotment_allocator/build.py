@@ -76,7 +76,9 @@ async def build(
         rules=site.staffing,
         clock=clock,
         absence=absence,
-        tokens=_trainer_tokens(signer, config.trainer_token_ttl_s),
+        tokens=_trainer_tokens(signer, config.trainer_token_ttl_s)
+        if cluster is None
+        else _no_token,
         server_address=server_address or (lambda: config.server_address),
         cache_dir=config.cache_dir or Path(),
     )
@@ -144,6 +146,11 @@ class _Loops:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._close_site()
+
+
+def _no_token(lease: LeaseName, epoch: int, now: datetime) -> str:
+    """A pod has its cluster's token."""
+    return ""
 
 
 def _trainer_tokens(signer: TokenSigner, ttl_s: int) -> Tokens:

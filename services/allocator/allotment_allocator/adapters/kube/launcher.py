@@ -31,6 +31,8 @@ from allotment_core.names import LeaseName, TenantName
 log = logging.getLogger(__name__)
 
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0)
+_CREATED_AT_ONCE = 8
+"""More of them in flight are no faster, and keep the API server from its other work."""
 _PASSING = (Unavailable, ResourceExhausted)
 
 
@@ -93,8 +95,10 @@ class KubeLauncher:
         self._ignored: set[str] = set()
         self._ids: dict[str, str] = {}
         """Keys of Jobs by trainer."""
-        # Replaced as a whole: transactions read it in the database's threads.
-        self._seen: tuple[Trainer, ...] = ()
+        # Replaced as a whole, when it is asked for: transactions do in the database's threads.
+        self._seen: tuple[int, tuple[Trainer, ...]] = (0, ())
+        self._version = 0
+        self._creating = asyncio.Semaphore(_CREATED_AT_ONCE)
         self._exits: list[TrainerExit] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -109,7 +113,13 @@ class KubeLauncher:
         return "the cluster's Jobs and pods are being listed"
 
     def trainers(self) -> Sequence[Trainer]:
-        return self._seen
+        version, seen = self._seen
+        if version != self._version:
+            # A change meanwhile makes it outdated, not wrong: it is made again at the next call.
+            version = self._version
+            seen = tuple(known.trainer for known in list(self._known.values()))
+            self._seen = version, seen
+        return seen
 
     def take_exits(self) -> Sequence[TrainerExit]:
         exits, self._exits = self._exits, []
@@ -174,7 +184,8 @@ class KubeLauncher:
         """Raises: Unavailable while an older Job of that name goes."""
         path, name = f"/apis/batch/v1/namespaces/{namespace}/jobs", body["metadata"]["name"]
         try:
-            await self._api.create(path, body)
+            async with self._creating:
+                await self._api.create(path, body)
         except AlreadyExists:
             there = await self._api.get(f"{path}/{name}")
             labels = there["metadata"].get("labels") or {}
@@ -347,7 +358,7 @@ class KubeLauncher:
         self.on_change()
 
     def _note(self) -> None:
-        self._seen = tuple(known.trainer for known in self._known.values())
+        self._version += 1
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,6 +4,7 @@ DNS, and has no rights."""
 import asyncio
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class TenantSpaces:
         self._rules = rules
         self._ca = ca
         self._monotonic = monotonic
+        # A thousand trainers of a tenant may start at once: the first of them makes it ready.
+        self._turns: defaultdict[TenantName, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._checked: dict[TenantName, tuple[float, str]] = {}
         """When each was looked after last, and the authority that it has."""
 
@@ -99,6 +102,10 @@ class TenantSpaces:
         Raises: FailedPrecondition (NAMESPACE_TAKEN, NO_NAMESPACE), Unavailable while an earlier
         one of that name is still being removed.
         """
+        async with self._turns[tenant]:
+            await self._ensure(tenant)
+
+    async def _ensure(self, tenant: TenantName) -> None:
         now, ca = self._monotonic(), self._ca()
         checked_at, known_ca = self._checked.get(tenant, (-_CHECKED_EVERY_S, ""))
         if now - checked_at < _CHECKED_EVERY_S and ca == known_ca:

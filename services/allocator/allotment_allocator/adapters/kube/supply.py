@@ -106,11 +106,13 @@ class ClusterPools:
         for each in (key,) if key else {*self._views, *self.nodes.objects}:
             node = self.nodes.objects.get(each)
             view = None if node is None else _view(node)
+            if view == self._views.get(each):
+                continue
             if view is None:
                 self._views.pop(each, None)
             else:
                 self._views[each] = view
-        self._changed.set()
+            self._changed.set()
 
     def _pod_changed(self, key: str) -> None:
         for each in (key,) if key else {*self._requests, *self.pods.objects}:

@@ -1,0 +1,1 @@
+"""The allocator on a real control plane with fake nodes, in full counts."""
