@@ -13,7 +13,8 @@ from allotment_allocator.domain.cluster import (
     Taint,
     make_pools,
 )
-from allotment_allocator.domain.pool import CPU, GPU, NodeState, Pool
+from allotment_allocator.domain.pool import CPU, GPU, NodeState, Place, Pool
+from allotment_core.names import PoolName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
@@ -89,6 +90,26 @@ def test_tainted_nodes_are_left_to_those_they_are_meant_for() -> None:
 
 def replace_effect(taint: Taint) -> Taint:
     return Taint(taint.key, taint.value, "PreferNoSchedule")
+
+
+def open_gpu_node(name: str) -> NodeView:
+    allocatable = {"nvidia.com/gpu": 4.0, "cpu": 8.0, "memory": float(64 << 30), "pods": 110.0}
+    return gpu_node(name, taints=(), allocatable=allocatable)
+
+
+def test_a_cluster_of_gpu_nodes_alone_has_cpu_slots_on_half_of_each() -> None:
+    pools = made(open_gpu_node("a"), gpu_node("tainted"))
+    assert pools["h100"].slot_count == 12
+    assert [(n.name, n.slot_count) for n in pools["h100-cpu"].nodes] == [("a", 4)]
+    assert pools["h100-cpu"].resource == CPU
+
+
+def test_cpu_slots_beside_devices_end_where_other_nodes_have_some() -> None:
+    nodes = (open_gpu_node("a"), cpu_node("b"))
+    assert set(made(*nodes)) == {"h100", "default"}
+    held = [Place(PoolName("h100-cpu"), "a")]
+    pools = {p.name.pool_id: p for p in make_pools(nodes, {}, PoolRules(), NOW, held)}
+    assert [n.state for n in pools["h100-cpu"].nodes] == [NodeState.CORDONED]
 
 
 def test_slices_of_a_device_are_a_pool_of_their_own() -> None:

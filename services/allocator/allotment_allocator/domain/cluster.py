@@ -8,7 +8,7 @@ so many threads and so much memory each. What other pods use is not ours.
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from allotment_allocator.domain.pool import (
@@ -59,6 +59,10 @@ class NodeView:
     taints: tuple[Taint, ...] = ()
 
 
+BESIDE = "-cpu"
+"""Ends the names of pools of CPU slots on nodes with devices."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredPool:
     """A pool that an autoscaler keeps small: what it can grow to."""
@@ -103,12 +107,26 @@ def make_pools(
 ) -> tuple[Pool, ...]:
     """The pools, by name. `used_by_others`: requests of pods that are not ours, by node; `held`:
     where leases are.
+
+    Nodes with devices have CPU slots only where no other node has some, and only those without a
+    taint; they take no new leases of CPU slots any more once other nodes do.
     """
     groups: dict[tuple[str, str], list[tuple[NodeView, int]]] = {}
-    for node in sorted(nodes, key=lambda each: each.name):
+    in_order = sorted(nodes, key=lambda each: each.name)
+    for node in in_order:
         others = used_by_others.get(node.name, {})
         for resource, slot_count in _slots(node, others, rules).items():
             groups.setdefault((pool_of(node), resource), []).append((node, slot_count))
+    plain = any(resource == CPU for _, resource in groups) or any(
+        declared.resource == CPU for declared in rules.declared.values()
+    )
+    for node in in_order:
+        slot_count = _cpu_slots_beside_devices(node, used_by_others.get(node.name, {}), rules)
+        if slot_count and not plain:
+            groups.setdefault((pool_of(node) + BESIDE, CPU), []).append((node, slot_count))
+        elif slot_count and Place(PoolName(pool_of(node) + BESIDE), node.name) in held:
+            leaving = replace(node, cordoned=True)
+            groups.setdefault((pool_of(node) + BESIDE, CPU), []).append((leaving, slot_count))
     pools = [_pool(*key, members, rules, now) for key, members in groups.items()]
     there = {pool.name.pool_id for pool in pools}
     for pool_id, declared in rules.declared.items():
@@ -137,16 +155,30 @@ def _slots(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> dic
             devices[resource] = max(0, int(amount - others.get(name, 0)))
     if any(t.effect != "PreferNoSchedule" and t.key not in rules.tolerated for t in _taints(node)):
         return {}
-    if devices:
-        return devices
-    free_cores = node.allocatable.get("cpu", 0.0) - others.get("cpu", 0.0)
-    free_bytes = node.allocatable.get("memory", 0.0) - others.get("memory", 0.0)
+    return devices or {CPU: _cpu_slots(node, others, rules, 1.0)}
+
+
+def _cpu_slots(node: NodeView, others: Mapping[str, float], rules: PoolRules, share: float) -> int:
+    """`share`: of the free cores and memory."""
+    free_cores = share * (node.allocatable.get("cpu", 0.0) - others.get("cpu", 0.0))
+    free_bytes = share * (node.allocatable.get("memory", 0.0) - others.get("memory", 0.0))
     slots = min(
         int(free_cores / (rules.cores_per_slot or rules.threads_per_slot) + _ROUNDING),
         free_bytes // rules.memory_bytes_per_slot,
         node.allocatable.get("pods", 110.0) - others.get("pods", 0.0),
     )
-    return {CPU: max(0, int(slots))}
+    return max(0, int(slots))
+
+
+def _cpu_slots_beside_devices(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> int:
+    """Half of the node's cores and memory stay with its devices."""
+    devices = any(
+        amount > 0 and (name == rules.gpu_resource or name.startswith(rules.mig_prefix))
+        for name, amount in node.allocatable.items()
+    )
+    if not devices or any(t.effect != "PreferNoSchedule" for t in _taints(node)):
+        return 0
+    return _cpu_slots(node, others, rules, 0.5)
 
 
 def _taints(node: NodeView) -> Iterable[Taint]:

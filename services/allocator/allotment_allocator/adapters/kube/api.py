@@ -178,7 +178,9 @@ class KubeApi:
         return self._session
 
     async def _headers(self) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": "allotment-allocator"}
+        # The keys of its tokens come as nothing else.
+        accepted = "application/json, application/jwk-set+json"
+        headers = {"Accept": accepted, "User-Agent": "allotment-allocator"}
         now = time.monotonic()
         if self._token_file is not None and now - self._token_read_at >= _TOKEN_READ_EVERY_S:
             text = await asyncio.to_thread(self._token_file.read_text, "utf-8")
