@@ -66,12 +66,39 @@ imagePullSecrets:
 {{- fail "certificates.certManager.issuerRef names an issuer: give its authority in certificates.certManager.caCertificate, which clients and trainers trust" }}
 {{- end }}
 {{- end }}
-{{- if and $v.kueue.enabled (not $v.kueue.queue) }}
+{{- $namespaces := list }}
 {{- range $id, $tenant := $v.tenants }}
-{{- if not $tenant.queue }}
+{{- if and $v.kueue.enabled (not $v.kueue.queue) (not $tenant.queue) }}
 {{- fail (printf "kueue.enabled is true: tenants.%s has no queue; give it one, or all of them kueue.queue" $id) }}
 {{- end }}
+{{- with $tenant.namespace }}
+{{- if has . $namespaces }}
+{{- fail (printf "namespace %s is named for two tenants; each needs one of its own" .) }}
 {{- end }}
+{{- $namespaces = append $namespaces . }}
+{{- end }}
+{{- end }}
+{{- if and $v.kueue.enabled (not $v.kueue.queue) (not $v.tenants) }}
+{{- fail "kueue.enabled is true: name the tenants' LocalQueue in kueue.queue, or one for each in tenants" }}
+{{- end }}
+{{- with $v.postgresql.external }}
+{{- if and (not $v.postgresql.enabled) .ca.configMap (not (hasPrefix "verify-" .sslmode)) }}
+{{- fail (printf "postgresql.external.ca names an authority, which sslmode %s does not look at: set it to verify-full, or ca.configMap to \"\"" .sslmode) }}
+{{- end }}
+{{- end }}
+{{- with $v.trainer.cpu }}
+{{- if and .coresLimit (lt (float64 .coresLimit) (float64 .cores)) }}
+{{- fail "trainer.cpu.coresLimit is below trainer.cpu.cores: raise it, or set it to 0 for as much as is asked for" }}
+{{- end }}
+{{- end }}
+{{- if ge (int $v.certificates.renewBeforeDays) (int $v.certificates.days) }}
+{{- fail "certificates.renewBeforeDays has to be below certificates.days" }}
+{{- end }}
+{{- if and $v.hpa.enabled (not $v.gateway.enabled) }}
+{{- fail "hpa.enabled is true, but the gateway, which it scales, is off: set one of them the other way" }}
+{{- end }}
+{{- if gt (int $v.hpa.minReplicas) (int $v.hpa.maxReplicas) }}
+{{- fail "hpa.minReplicas is above hpa.maxReplicas" }}
 {{- end }}
 {{- end }}
 

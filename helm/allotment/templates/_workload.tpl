@@ -80,8 +80,10 @@ metadata:
   namespace: {{ $root.Release.Namespace }}
   labels:
     {{- include "allotment.labels" $label | nindent 4 }}
+  {{- with include "allotment.scoreNotes" $root }}
   annotations:
-    {{- include "allotment.scoreNotes" $root | nindent 4 }}
+    {{- . | nindent 4 }}
+  {{- end }}
 spec:
   {{- if not (kindIs "invalid" .replicas) }}
   replicas: {{ int .replicas }}
@@ -123,6 +125,7 @@ spec:
         - name: {{ .name }}
           image: {{ include "allotment.image" (dict "root" $root "name" .name) }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          terminationMessagePolicy: FallbackToLogsOnError
           securityContext:
             {{- include "allotment.containerSecurity" $root | nindent 12 }}
           env:

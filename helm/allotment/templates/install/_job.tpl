@@ -17,6 +17,7 @@ ALLOTMENT_INSTALL_CERTIFICATE_DAYS: {{ int $v.certificates.days | quote }}
 ALLOTMENT_INSTALL_RENEW_DAYS: {{ int $v.certificates.renewBeforeDays | quote }}
 ALLOTMENT_INSTALL_DELETE_STORES: {{ $v.persistence.deleteOnUninstall | quote }}
 ALLOTMENT_INSTALL_TENANT_NAMESPACES: {{ $namespaces | toJson | quote }}
+ALLOTMENT_INSTALL_PULL_SECRET: {{ first $v.image.pullSecrets | default "" | quote }}
 ALLOTMENT_INSTALL_SERVICES: dataset,controller,allocator,exporter{{ if $v.gateway.enabled }},gateway{{ end }}
 ALLOTMENT_INSTALL_CA_CONFIG_MAP: {{ eq $v.route.kind "GRPCRoute" | quote }}
 ALLOTMENT_INSTALL_DEDICATED_NODES: {{ $v.dedicatedNodes.enabled | quote }}
@@ -42,6 +43,7 @@ spec:
       image: {{ include "allotment.image" (dict "root" .root "name" "allocator") }}
       imagePullPolicy: {{ .root.Values.image.pullPolicy }}
       command: [python, -P, -m, allotment_allocator.install, {{ .verb }}]
+      terminationMessagePolicy: FallbackToLogsOnError
       securityContext:
         {{- include "allotment.containerSecurity" .root | nindent 8 }}
       env:
