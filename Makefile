@@ -15,7 +15,7 @@ IMAGES := dataset controller allocator exporter gateway trainer
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint test bench demo services test-postgres test-services images $(IMAGES:%=image-%) clean
+.PHONY: help install protos lint test bench demo services test-postgres test-services test-cluster images $(IMAGES:%=image-%) chart chart-manifests clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ test-postgres: $(VENV)/.dev ## the services' own tests over gRPC once more, on P
 test-services: $(VENV)/.dev ## the end-to-end tests against services in processes of their own (make services)
 	ALLOTMENT_TEST_FORM=services $(BIN)/pytest tests/e2e tests/integration/test_sdk_server.py -o timeout=240
 
+test-cluster: $(VENV)/.dev ## tests on the cluster that KUBECONFIG names
+	$(BIN)/pytest -m cluster tests/cluster
+
 bench: $(VENV)/.dev ## benchmarks in short forms (see docs/benchmarks.md)
 	$(BIN)/python -m bench
 
@@ -69,6 +72,14 @@ images: $(IMAGES:%=image-%) ## an image for each service, allotment/<service>:$(
 
 $(IMAGES:%=image-%): image-%:
 	$(IMAGE_BUILD) $(if $(filter trainer,$*),$(if $(IMAGE_TORCH),--build-arg 'TORCH=$(IMAGE_TORCH)')) -t allotment/$*:$(TAG) --target $* .
+
+chart: $(VENV)/.dev ## the Helm chart: lint, k8s/ against what it renders, its tests (needs helm)
+	helm lint --strict helm/allotment
+	k8s/check_drift.sh $(BIN)/python
+	$(BIN)/pytest tests/chart
+
+chart-manifests: $(VENV)/.dev ## write k8s/ from the chart (needs helm)
+	$(BIN)/python k8s/render.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

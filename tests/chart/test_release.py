@@ -5,7 +5,9 @@ import re
 import pytest
 import yaml
 
-from allotment_testkit.chart import CHART, HOOK, Json, environment_of, render
+from allotment_allocator.install.config import InstallConfig
+from allotment_core.config import load
+from allotment_testkit.chart import CHART, HOOK, Json, environment_of, render, render_afresh
 from allotment_testkit.chart_forms import CERT_MANAGER, FORMS, GIVEN_ISSUER, GRPC_ROUTE, TENANTS
 
 GRACE = "helm.sh/hook-delete-policy"
@@ -19,11 +21,7 @@ def test_the_chart_asks_for_nothing_that_only_one_helm_knows() -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_rendering_is_the_same_each_time(form: str) -> None:
-    from allotment_testkit.chart import _render  # noqa: PLC0415 - past its memory
-
-    first = render(FORMS[form]).text
-    _render.cache_clear()
-    assert render(FORMS[form]).text == first
+    assert render_afresh(FORMS[form]).text == render(FORMS[form]).text
 
 
 def test_templates_look_nothing_up_and_draw_nothing() -> None:
@@ -129,6 +127,40 @@ def test_a_removal_is_bounded() -> None:
     spec = render().one("Job", "allotment-uninstall")["spec"]
     assert spec["activeDeadlineSeconds"] == 60
     assert spec["backoffLimit"] == 0
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_jobs_read_what_the_chart_sets(form: str) -> None:
+    rendered = render(FORMS[form])
+    jobs = [rendered.one("Job", f"allotment-{verb}") for verb in ("install", "uninstall")]
+    templates = [job["spec"]["template"] for job in jobs]
+    rotate = rendered.find("CronJob", "allotment-rotate")
+    if rotate is not None:
+        templates.append(rotate["spec"]["jobTemplate"]["spec"]["template"])
+    for template in templates:
+        config = load(InstallConfig, environment_of(template), "ALLOTMENT_INSTALL_")
+        assert (config.release, config.namespace) == ("allotment", "allotment")
+        [container] = template["spec"]["containers"]
+        assert container["command"][:4] == ["python", "-P", "-m", "allotment_allocator.install"]
+
+
+def test_defaults_of_the_jobs_are_their_own() -> None:
+    env = environment_of(render().one("Job", "allotment-install")["spec"]["template"])
+    config = load(InstallConfig, env, "ALLOTMENT_INSTALL_")
+    plain = InstallConfig(release="allotment", namespace="allotment", postgresql=True, minio=True)
+    assert config == plain
+
+
+def test_certificates_name_what_services_are_called_by() -> None:
+    """Those of cert-manager and our own are for the same names."""
+    values = {"certificates": {"mode": "cert-manager", "serverNames": ["10.0.0.7", "ml.example"]}}
+    rendered = render(values)
+    env = environment_of(rendered.one("Job", "allotment-install")["spec"]["template"])
+    config = load(InstallConfig, env, "ALLOTMENT_INSTALL_")
+    for certificate in rendered.of("Certificate"):
+        service = certificate["metadata"]["labels"]["app.kubernetes.io/component"]
+        spec = certificate["spec"]
+        assert {*spec["dnsNames"], *spec["ipAddresses"]} == set(config.names_of(service))
 
 
 def install(values: Json | None = None, job: str = "allotment-install") -> dict[str, str]:

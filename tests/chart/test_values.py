@@ -137,6 +137,7 @@ def test_a_wrong_value_is_refused_by_its_path(values: Json, where: str) -> None:
             {"certificates": {"days": 30, "renewBeforeDays": 30}},
             "certificates.renewBeforeDays",
         ),
+        ({"certificates": {"caDays": 365}}, "certificates.caDays"),
         ({**NO_GATEWAY, "hpa": {"enabled": True}}, "hpa.enabled"),
         ({"hpa": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}, "hpa.maxReplicas"),
         (

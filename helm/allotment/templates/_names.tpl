@@ -94,6 +94,9 @@ imagePullSecrets:
 {{- if ge (int $v.certificates.renewBeforeDays) (int $v.certificates.days) }}
 {{- fail "certificates.renewBeforeDays has to be below certificates.days" }}
 {{- end }}
+{{- if lt (int $v.certificates.caDays) (mul 6 (int $v.certificates.days)) }}
+{{- fail "certificates.caDays has to be at least six times certificates.days" }}
+{{- end }}
 {{- if and $v.hpa.enabled (not $v.gateway.enabled) }}
 {{- fail "hpa.enabled is true, but the gateway, which it scales, is off: set one of them the other way" }}
 {{- end }}

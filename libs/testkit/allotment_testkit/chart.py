@@ -92,6 +92,11 @@ def render(
     return _render(json.dumps(values or {}, sort_keys=True), release, namespace)
 
 
+def render_afresh(values: Mapping[str, Any]) -> Rendered:
+    """Once more, whatever is remembered. Raises: Refused."""
+    return _render.__wrapped__(json.dumps(values, sort_keys=True), RELEASE, NAMESPACE)
+
+
 @functools.lru_cache(maxsize=256)
 def _render(values: str, release: str, namespace: str) -> Rendered:
     command = ["helm", "template", release, str(CHART), "--namespace", namespace, "--values", "-"]

@@ -15,6 +15,8 @@ ALLOTMENT_INSTALL_SERVER_NAMES: {{ concat $v.certificates.serverNames $v.route.h
 ALLOTMENT_INSTALL_CLUSTER_DOMAIN: {{ $v.clusterDomain }}
 ALLOTMENT_INSTALL_CERTIFICATE_DAYS: {{ int $v.certificates.days | quote }}
 ALLOTMENT_INSTALL_RENEW_DAYS: {{ int $v.certificates.renewBeforeDays | quote }}
+ALLOTMENT_INSTALL_CA_DAYS: {{ int $v.certificates.caDays | quote }}
+ALLOTMENT_INSTALL_ADMIN_TOKEN_DAYS: {{ int $v.admin.tokenDays | quote }}
 ALLOTMENT_INSTALL_DELETE_STORES: {{ $v.persistence.deleteOnUninstall | quote }}
 ALLOTMENT_INSTALL_TENANT_NAMESPACES: {{ $namespaces | toJson | quote }}
 ALLOTMENT_INSTALL_PULL_SECRET: {{ first $v.image.pullSecrets | default "" | quote }}
