@@ -16,12 +16,13 @@ class ControllerConfig:
     heartbeat_interval_s: float = 2.0
     """How often trainers say that they live; three missing heartbeats end a session."""
     lease_ttl_s: float = 60.0
-    """Has to be the allocator's: leases are renewed at each quarter of it."""
-    start_grace_s: float = 60.0
-    """A trainer's time from its lease's grant to its first session."""
-    away_grace_s: float = 15.0
+    """Has to be the allocator's: leases are renewed at each sixth of it."""
+    start_grace_s: float = 600.0
+    """A trainer's time from its lease's grant to its first session: its node may have to be bought
+    and its image to be fetched. The allocator says on the lease what it waits for."""
+    away_grace_s: float = 60.0
     """How long a trainer, or after a restart all of them, may be away before its trial goes back
-    to the queue."""
+    to the queue. Of a trainer that is gone the allocator tells at once."""
     export_limit: int = 2
     """Models of one experiment that are exported at once."""
     early_stopping_grace: int = 6

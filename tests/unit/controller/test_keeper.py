@@ -20,6 +20,7 @@ class Allocator:
     def __init__(self) -> None:
         self.created: list[LeaseView] = []
         self.released: set[LeaseName] = set()
+        self.renewed: list[str] = []
         self.held: list[LeaseView] = []
         """Those that its snapshot shows."""
         self.creating = self.most_creating = 0
@@ -37,6 +38,7 @@ class Allocator:
         return view
 
     async def renew(self, leases: Sequence[LeaseView]) -> list[LeaseView | None]:
+        self.renewed += [str(lease.name) for lease in leases]
         return list(leases)
 
     async def release(self, lease: LeaseName, epoch: int) -> LeaseView | None:
@@ -123,5 +125,18 @@ async def test_many_leases_are_asked_for_a_few_at_a_time() -> None:
     await _until(lambda: len(keeper.of(NAME)) == 200)
     assert len(allocator.created) == 200
     assert 1 < allocator.most_creating < 50
+    run.cancel()
+    await keeper.close()
+
+
+async def test_leases_are_renewed_as_soon_as_they_are_known_again() -> None:
+    allocator = Allocator()
+    allocator.held = [
+        LeaseView(name=LeaseName.parse("tenants/t/leases/l1"), holder=NAME, state="HELD", epoch=1)
+    ]
+    keeper, run = await _keeping(allocator, ManualClock())
+    keeper.claim(NAME)
+    # Long before the first sixth of its time to live.
+    await _until(lambda: allocator.renewed == ["tenants/t/leases/l1"])
     run.cancel()
     await keeper.close()

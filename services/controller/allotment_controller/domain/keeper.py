@@ -5,6 +5,7 @@ opening snapshot brings back those of living experiments, and the others are rel
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Coroutine
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 _TICK_S = 1.0
 _SLOTS_EVERY_S = 30.0
 _LONGEST_BACKOFF_S = 10.0
+_RENEWALS = 6
+"""Within a lease's time to live: it lasts five sixths of that at least once its controller is
+gone."""
 _CREATES_AT_ONCE = 32
 """Leases of one experiment that are asked for at once."""
 
@@ -65,6 +69,7 @@ class LeaseKeeper:
         self._retry_at: dict[ExperimentName, float] = {}
         self._refusals: dict[ExperimentName, Problem] = {}
         self._wake = asyncio.Event()
+        self._known = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.slot_count = 0
         """Slots of all pools; 0 until the allocator has said it."""
@@ -162,6 +167,7 @@ class LeaseKeeper:
                         self._drop(known_before)
                         self.answers, pause_s = True, 0.1
                         self._wake.set()
+                        self._known.set()
                         continue
                     known_before.discard(str(view.name))
                     self.learn(view)
@@ -187,7 +193,11 @@ class LeaseKeeper:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._times.lease_ttl_s / 4)
+            # Also as soon as leases are known again: who was away finds them near their end.
+            self._known.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._times.lease_ttl_s / _RENEWALS):
+                    await self._known.wait()
             held = [v for v in self._leases.values() if v.state == "HELD" and self._keeps(v)]
             for start in range(0, len(held), 1000):
                 await self._renew_some(held[start : start + 1000])
