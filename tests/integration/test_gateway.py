@@ -68,7 +68,7 @@ def stubs() -> Stubs:
 
 @pytest.fixture
 async def served(stubs: Stubs) -> AsyncIterator[Served]:
-    async with serving(stubs.service, limits=Limits(unary_s=30.0)) as running:
+    async with serving(*stubs.services, limits=Limits(unary_s=30.0)) as running:
         yield running
 
 
@@ -170,7 +170,7 @@ class Flood:
 
 async def test_a_slow_reader_slows_the_service_down(stubs: Stubs) -> None:
     flood = Flood(stubs)
-    async with serving(stubs.service) as served, gateway_to(served.address) as (_, address):
+    async with serving(*stubs.services) as served, gateway_to(served.address) as (_, address):
         call = read_blob(served.channel(address=address))
         await call.read()
         before = -1
@@ -204,7 +204,7 @@ async def test_a_service_that_is_away_is_named_and_comes_back(served: Served) ->
 async def test_calls_take_turns_and_pass_a_server_that_is_away(served: Served) -> None:
     other = Stubs()
     async with (
-        serving(other.service, signer=served.signer) as second,
+        serving(*other.services, signer=served.signer) as second,
         Network(served.port) as network,
         gateway_to(f"127.0.0.1:{network.port}", second.address) as (_, at),
     ):
@@ -309,7 +309,7 @@ async def test_what_nobody_serves_is_unimplemented(path: str, served: Served) ->
 async def test_tls_before_and_behind_it(stubs: Stubs, tmp_path: Path) -> None:
     authority, signer, clock = Authority(), new_signer(), SystemClock()
     server = RpcServer(
-        [stubs.service],
+        stubs.services,
         TokenVerifier(signer.public_key_pem, clock),
         clock,
         "127.0.0.1:0",

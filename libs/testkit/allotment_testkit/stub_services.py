@@ -181,3 +181,6 @@ class Stubs:
             ],
             database=database,
         )
+        names = ("dataset", "controller", "allocator", "exporter")
+        self.services = (self.service, *(Service(name=name, servicers=()) for name in names))
+        """With the health names of those services whose stubs it has."""

@@ -16,8 +16,9 @@ async def serve(config: ControllerConfig, alone: ControllerServer) -> None:
     clock = SystemClock()
     verifier = alone.verifier(clock)
     channels = [
-        alone.channel_to(address)
-        for address in (alone.dataset_address, alone.allocator_address, alone.exporter_address)
+        alone.channel_to("dataset", alone.dataset_address),
+        alone.channel_to("allocator", alone.allocator_address),
+        alone.channel_to("exporter", alone.exporter_address),
     ]
     served = Leadable(
         name="controller",

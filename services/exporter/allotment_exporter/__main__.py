@@ -17,7 +17,7 @@ async def serve(config: ExporterConfig, alone: ExporterServer) -> None:
     """Stands by, leads, and drains at SIGTERM or SIGINT."""
     clock = SystemClock()
     verifier = alone.verifier(clock)
-    dataset = alone.channel_to(alone.dataset_address)
+    dataset = alone.channel_to("dataset", alone.dataset_address)
     served = Leadable(
         name="exporter",
         protos=PROTOS,

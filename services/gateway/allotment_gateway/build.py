@@ -11,6 +11,7 @@ import grpc.aio
 
 from allotment_core.auth.principal import Principal
 from allotment_core.errors import Unauthenticated, Unavailable
+from allotment_core.rpc.balancing import aging_options
 from allotment_core.rpc.chain import Chain, Limits
 from allotment_core.rpc.health import READY, Health
 from allotment_core.rpc.metrics import RpcMetrics
@@ -118,7 +119,8 @@ class Gateway(grpc.GenericRpcHandler):
     async def _open(
         self, handlers: tuple[grpc.GenericRpcHandler, ...], address: str, tls: Any
     ) -> int:
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=Limits().calls)
+        aging = aging_options(self._listener.connection_age_s, self._listener.connection_grace_s)
+        server = grpc.aio.server(options=(*OPTIONS, *aging), maximum_concurrent_rpcs=Limits().calls)
         server.add_generic_rpc_handlers(handlers)
         port = listen(server, address, tls, mutual=False)
         self._servers.append(server)

@@ -46,4 +46,4 @@ def test_a_listener_for_services_needs_their_authority(tmp_path: Path) -> None:
 
 def test_calls_to_services_need_a_certificate_or_a_token() -> None:
     with pytest.raises(InvalidArgument, match="TOKEN_FILE"):
-        ServerConfig(address=LOCAL).channel_to("127.0.0.1:1")
+        ServerConfig(address=LOCAL).channel_to("dataset", "127.0.0.1:1")

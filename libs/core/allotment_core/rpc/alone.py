@@ -52,6 +52,12 @@ class ListenerConfig:
     """PEM; the certificate's."""
     ca_file: Path | None = None
     """PEM; the authority of the other services' certificates."""
+    connection_age_s: float = 120.0
+    """A connection takes no new calls after this time: its caller opens another one, and finds
+    processes that were started since.
+    """
+    connection_grace_s: float = 3600.0
+    """How long calls and streams on it may go on after that."""
 
     @property
     def tls(self) -> TlsFiles | None:
@@ -112,28 +118,32 @@ class ServerConfig(ListenerConfig):
             health_address=self.health_address,
             metrics_port=self.metrics_port,
             metrics_host=self.metrics_host,
+            connection_age_s=self.connection_age_s,
+            connection_grace_s=self.connection_grace_s,
         )
 
-    def channel_to(self, address: str) -> grpc.aio.Channel:
-        """A channel to another service: with the certificate, or with the token on loopback."""
+    def channel_to(self, service: str, address: str) -> grpc.aio.Channel:
+        """A channel to those of a service's processes that serve: with the certificate, or with
+        the token on loopback.
+        """
         token_file = self.token_file
         # A rotated token is read again at the next call.
         source = None if token_file is None else lambda: token_file.read_text().strip()
         tls = self.tls
         if tls is not None and tls.ca is not None:
-            return channel(address, token_source=source, tls=tls)
+            return channel(address, token_source=source, tls=tls, service=service)
         if source is None:
             raise _bad(
                 "calls to other services need TOKEN_FILE, or CERTIFICATE_FILE, PRIVATE_KEY_FILE "
                 "and CA_FILE"
             )
-        return channel(address, token_source=source, ca=self.ca_file)
+        return channel(address, token_source=source, ca=self.ca_file, service=service)
 
     def verifier(self, clock: Clock) -> Verifier:
         """Checks callers' tokens. Called in the loop that serves."""
         if self.public_key_file is not None:
             return TokenVerifier(self.public_key_file.read_bytes(), clock)
-        return FetchedKeys(self.channel_to(self.allocator_address), clock)
+        return FetchedKeys(self.channel_to("allocator", self.allocator_address), clock)
 
 
 def _bad(message: str) -> InvalidArgument:

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from allotment_core.rpc.addresses import is_loopback
+from allotment_core.rpc.balancing import balanced_options
 from allotment_core.rpc.status import from_rpc_error, has_status
 from allotment_core.rpc.tls import TlsFiles, WatchedAuthority, WatchedFiles, caller_credentials
 
@@ -61,6 +62,7 @@ def channel(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     retry_s: float = RETRY_S,
     on_outage: Callable[[float], None] | None = None,
+    service: str | None = None,
 ) -> grpc.aio.Channel:
     """A channel for the generated stubs, to be used in one asyncio loop.
 
@@ -70,7 +72,8 @@ def channel(
     Unary calls without a timeout have `timeout_s`, and are repeated (the same request, so with the
     same request_id) for up to `retry_s` while the server can't be reached; `on_outage` is told
     before
-    each repetition for how many seconds it has been away. A call with a timeout is repeated within
+    each repetition for how many seconds it has been away. `service`: the name behind which several
+    processes may be; calls go to those that serve it. A call with a timeout is repeated within
     that. Calls raise grpc.aio.AioRpcError: `from_rpc_error` makes it an AllotmentError.
     """
     if token_source is None and token is not None:
@@ -79,11 +82,12 @@ def channel(
         def token_source() -> str:
             return fixed
 
+    options = OPTIONS if service is None else (*OPTIONS, *balanced_options(service))
     interceptors = [_Retries(timeout_s, retry_s, on_outage)]
 
     def secure(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(
-            address, credentials, options=OPTIONS, interceptors=interceptors
+            address, credentials, options=options, interceptors=interceptors
         )
 
     if tls is not None:
@@ -105,7 +109,7 @@ def channel(
         first = secure(grpc.ssl_channel_credentials(authority.pem))
         return _TokenChannel(_Watched(first, trusting), token_source)
     if ca is None and is_loopback(address):
-        inner = grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
+        inner = grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
     else:
         inner = secure(grpc.ssl_channel_credentials(root_certificates=ca))
     return _TokenChannel(lambda: inner, token_source)

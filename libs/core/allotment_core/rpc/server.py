@@ -24,6 +24,7 @@ from allotment_core.errors import (
 from allotment_core.rpc import health, reflection, status
 from allotment_core.rpc.access import LateVerifier, Verifier
 from allotment_core.rpc.addresses import is_loopback
+from allotment_core.rpc.balancing import aging_options
 from allotment_core.rpc.chain import MESSAGE_LIMIT_BYTES, Chain, Limits
 from allotment_core.rpc.health import Health
 from allotment_core.rpc.methods import Method, methods_of
@@ -135,12 +136,15 @@ class RpcServer:
         metrics_host: str = "127.0.0.1",
         limits: Limits | None = None,
         drain_notice_s: float = 0.0,
+        connection_age_s: float | None = None,
+        connection_grace_s: float = 0.0,
     ) -> None:
         """`address` is "host:port"; port 0 picks one. Without `tls` the host has to be loopback.
 
         `health_address`: answers health alone, in plaintext: for probes that speak no TLS.
         `metrics_port`: of http://`metrics_host`/metrics; None is off, 0 picks one.
         `drain_notice_s`: how long health says NOT_SERVING before calls are refused.
+        `connection_age_s`, `connection_grace_s`: as in `balancing.aging_options`.
         Raises: ValueError for a method that may not be served (no access rule, no implementation);
             InvalidArgument (INSECURE_ADDRESS).
         """
@@ -159,6 +163,7 @@ class RpcServer:
         self._address = address
         self._tls = tls
         self._drain_notice_s = drain_notice_s
+        self._aging = aging_options(connection_age_s, connection_grace_s)
         self._limits = limits or Limits()
         self._chain = Chain(
             verifier=verifier,
@@ -278,7 +283,9 @@ class RpcServer:
         log.info("serving", extra={"address": self._address, "port": self.port})
 
     def _make_server(self, methods: _Methods) -> grpc.aio.Server:
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self._limits.calls)
+        server = grpc.aio.server(
+            options=(*OPTIONS, *self._aging), maximum_concurrent_rpcs=self._limits.calls
+        )
         server.add_generic_rpc_handlers((methods,))
         return server
 

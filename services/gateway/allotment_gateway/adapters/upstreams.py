@@ -1,31 +1,19 @@
 """The services behind the gateway: a channel to each address, and whether it serves."""
 
 import asyncio
-import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2
 
 from allotment_core.rpc.addresses import is_loopback
+from allotment_core.rpc.balancing import balanced_options
 from allotment_core.rpc.client import OPTIONS
 from allotment_gateway.domain.rotation import Rotation
 
 log = logging.getLogger(__name__)
-
-WATCH_PAUSE_S = 0.2
-# One name may stand for many servers.
-BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
-CHANNEL_OPTIONS = (
-    *OPTIONS,
-    ("grpc.max_send_message_length", -1),
-    ("grpc.service_config", BALANCED),
-)
 
 
 class Upstream:
@@ -35,7 +23,7 @@ class Upstream:
         self, name: str, addresses: Sequence[str], ca: bytes | None, on_change: Callable[[], None]
     ) -> None:
         self.name = name
-        self._channels = [_open(address, ca) for address in addresses]
+        self._channels = [_open(name, address, ca) for address in addresses]
         self._rotation = Rotation(self._channels)
         self._on_change = on_change
         self._watches: list[asyncio.Task[None]] = []
@@ -62,17 +50,11 @@ class Upstream:
             await channel.close()
 
     async def _watch(self, channel: grpc.aio.Channel) -> None:
-        watch: Any = channel.unary_stream(
-            "/grpc.health.v1.Health/Watch",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
+        """A channel is READY while any process behind it serves."""
         while True:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                async for answer in watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
-                    self._note(channel, answer.status == health_pb2.HealthCheckResponse.SERVING)
-            self._note(channel, False)
-            await asyncio.sleep(WATCH_PAUSE_S)
+            state = channel.get_state(try_to_connect=True)
+            self._note(channel, state is grpc.ChannelConnectivity.READY)
+            await channel.wait_for_state_change(state)
 
     def _note(self, channel: grpc.aio.Channel, serving: bool) -> None:
         before = self.serving
@@ -105,8 +87,9 @@ class Upstreams:
             await upstream.close()
 
 
-def _open(address: str, ca: bytes | None) -> grpc.aio.Channel:
+def _open(service: str, address: str, ca: bytes | None) -> grpc.aio.Channel:
+    options = (*OPTIONS, ("grpc.max_send_message_length", -1), *balanced_options(service))
     if ca is None and is_loopback(address):
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
     credentials = grpc.ssl_channel_credentials(root_certificates=ca)
-    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=options)
