@@ -4,10 +4,13 @@ import ipaddress
 
 
 def is_loopback(address: str) -> bool:
-    """Whether the address (or "unix:path") is this machine's own.
+    """Whether the address (or "unix:path", or each of several with commas between) is this
+    machine's own.
 
     Plaintext is good enough there.
     """
+    if "," in address:
+        return all(is_loopback(each) for each in address.split(","))
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].strip("[]")

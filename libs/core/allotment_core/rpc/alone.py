@@ -92,7 +92,9 @@ class ServerConfig(ListenerConfig):
     `allocator_address`.
     """
     allocator_address: str = "127.0.0.1:50053"
-    """Where the allocator serves services."""
+    """Where the allocator serves services: a name and its port, or several addresses of IPv4 with
+    commas between. The same goes for the addresses of other services.
+    """
 
     def server(
         self,

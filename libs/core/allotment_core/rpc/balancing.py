@@ -12,6 +12,17 @@ RESOLVED_AGAIN_S = 1.0
 """A name is not resolved more often."""
 
 
+def target(address: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """What gRPC calls an address, and options of its channel.
+
+    "name:port" is every address that the name has; "1.2.3.4:1,1.2.3.5:2" is each of them, with
+    certificates that name the first one.
+    """
+    if "," not in address:
+        return address, ()
+    return f"ipv4:{address}", (("grpc.default_authority", address.partition(",")[0]),)
+
+
 def balanced_options(service: str) -> tuple[tuple[str, str | int], ...]:
     """For a channel to the service, by its health name: "controller"."""
     config = {

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from allotment_core.rpc.addresses import is_loopback
-from allotment_core.rpc.balancing import balanced_options
+from allotment_core.rpc.balancing import balanced_options, target
 from allotment_core.rpc.status import from_rpc_error, has_status
 from allotment_core.rpc.tls import TlsFiles, WatchedAuthority, WatchedFiles, caller_credentials
 
@@ -71,10 +71,10 @@ def channel(
     certificate of its own, as services do. Replaced files are used without a new channel.
     Unary calls without a timeout have `timeout_s`, and are repeated (the same request, so with the
     same request_id) for up to `retry_s` while the server can't be reached; `on_outage` is told
-    before
-    each repetition for how many seconds it has been away. `service`: the name behind which several
-    processes may be; calls go to those that serve it. A call with a timeout is repeated within
-    that. Calls raise grpc.aio.AioRpcError: `from_rpc_error` makes it an AllotmentError.
+    before each repetition for how many seconds it has been away. A call with a timeout is repeated
+    within that. `service`: what calls are for, where several processes may stand behind the address
+    (or the addresses, of IPv4, with commas between): they go to those that serve it.
+    Calls raise grpc.aio.AioRpcError: `from_rpc_error` makes it an AllotmentError.
     """
     if token_source is None and token is not None:
         fixed = token
@@ -82,12 +82,12 @@ def channel(
         def token_source() -> str:
             return fixed
 
-    options = OPTIONS if service is None else (*OPTIONS, *balanced_options(service))
+    place, options = _where(address, service)
     interceptors = [_Retries(timeout_s, retry_s, on_outage)]
 
     def secure(credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(
-            address, credentials, options=options, interceptors=interceptors
+            place, credentials, options=options, interceptors=interceptors
         )
 
     if tls is not None:
@@ -109,10 +109,17 @@ def channel(
         first = secure(grpc.ssl_channel_credentials(authority.pem))
         return _TokenChannel(_Watched(first, trusting), token_source)
     if ca is None and is_loopback(address):
-        inner = grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+        inner = grpc.aio.insecure_channel(place, options=options, interceptors=interceptors)
     else:
         inner = secure(grpc.ssl_channel_credentials(root_certificates=ca))
     return _TokenChannel(lambda: inner, token_source)
+
+
+def _where(address: str, service: str | None) -> tuple[str, tuple[tuple[str, str | int], ...]]:
+    """gRPC's target and options."""
+    place, named = target(address)
+    balanced = () if service is None else balanced_options(service)
+    return place, (*OPTIONS, *named, *balanced)
 
 
 class _Watched:
