@@ -70,9 +70,14 @@ class Worker:
         """One session, from its start to its end."""
         clear(self._start.work_dir)
         async with contextlib.AsyncExitStack() as stack:
-            controller = dataset = await stack.enter_async_context(_channel(grant, grant.server))
-            if grant.dataset not in ("", grant.server):
-                dataset = await stack.enter_async_context(_channel(grant, grant.dataset))
+            if grant.dataset in ("", grant.server):
+                opened = _channel(grant, grant.server, None)
+                controller = dataset = await stack.enter_async_context(opened)
+            else:
+                opened = _channel(grant, grant.server, "controller")
+                controller = await stack.enter_async_context(opened)
+                opened = _channel(grant, grant.dataset, "dataset")
+                dataset = await stack.enter_async_context(opened)
             blobs = GrpcBlobStore(dataset, self._start.tenant)
             runner = AttemptRunner(self._nursery, self._cache, blobs, self._start.work_dir)
             self._session = Session(grant, controller, runner, self._offer, SystemClock())
@@ -133,11 +138,13 @@ async def serve_once(
     return _STATUS.get(ending, STATUS_STOPPED)
 
 
-def _channel(grant: Grant, address: str) -> grpc.aio.Channel:
+def _channel(grant: Grant, address: str, service: str | None) -> grpc.aio.Channel:
     ca = Path(grant.ca) if grant.ca else None
     if grant.token_file is None:
-        return channel(address, token=grant.token, ca=ca)
-    return channel(address, token_source=TokenFile(grant.token_file, grant.token), ca=ca)
+        return channel(address, token=grant.token, ca=ca, service=service)
+    return channel(
+        address, token_source=TokenFile(grant.token_file, grant.token), ca=ca, service=service
+    )
 
 
 async def _listen(
