@@ -17,10 +17,11 @@ from typing import Any
 
 import grpc
 import psutil
+from grpc_health.v1 import health_pb2
 
 import allotment
 from allotment_testkit.local_system import CHANNEL_OPTIONS, LocalSystem, local_system
-from allotment_testkit.services.layout import STARTED
+from allotment_testkit.services.layout import STARTED, service_of
 
 FORM = "ALLOTMENT_TEST_FORM"
 """In the environment: "services" has tests use that form, anything else the embedded one."""
@@ -31,9 +32,12 @@ STOP_LIMIT_S = 40.0
 class ServicesSystem:
     """Five services, their stores and trainers. Stopped, it has nothing left."""
 
-    def __init__(self, folder: Path, *settings: str) -> None:
-        """`settings`: SERVICE.VARIABLE=VALUE, in the environment of that service."""
+    def __init__(self, folder: Path, *settings: str, replicas: int = 1) -> None:
+        """`settings`: SERVICE.VARIABLE=VALUE, in the environment of that service. `replicas`: of
+        allocator and controller, of which one leads.
+        """
         self.folder = folder
+        self._replicas = replicas
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,14 +100,26 @@ class ServicesSystem:
         told: dict[str, int | None] = json.loads((self.folder / "processes.json").read_text())
         return {name: pid for name, pid in told.items() if pid and psutil.pid_exists(pid)}
 
+    def leader(self, service: str) -> str:
+        """The process that serves it, "controller-2"; waits until there is one."""
+        addresses: dict[str, str] = json.loads((self.folder / "health.json").read_text())
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            for process, address in addresses.items():
+                if service_of(process) == service and _serves(address, service):
+                    return process
+            time.sleep(0.02)
+        raise TimeoutError(f"no {service} serves: {self.log}")
+
     @property
     def trainers(self) -> list[int]:
         """The process ids of everything below the allocator: host, trainers, trials."""
         try:
-            below = psutil.Process(self.services["allocator"]).children(recursive=True)
-        except (KeyError, psutil.NoSuchProcess):
+            above = [pid for name, pid in self.services.items() if service_of(name) == "allocator"]
+            below = [psutil.Process(pid).children(recursive=True) for pid in above]
+        except psutil.NoSuchProcess:
             return []
-        return [each.pid for each in below]
+        return [each.pid for several in below for each in several]
 
     @property
     def process_ids(self) -> list[int]:
@@ -122,6 +138,7 @@ class ServicesSystem:
         """Returns once every service is SERVING."""
         command = [sys.executable, "-m", "allotment_testkit.services", "--until-stdin-ends"]
         command += [argument for setting in self._settings for argument in ("--set", setting)]
+        command += ["--replicas", str(self._replicas)]
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
                 [*command, "--dir", str(self.folder)],
@@ -167,10 +184,24 @@ class ServicesSystem:
                 process.kill()
 
 
+def _serves(address: str, service: str) -> bool:
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=service), timeout=0.5)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
 @contextmanager
-def services_system(folder: Path, *settings: str) -> Iterator[ServicesSystem]:
+def services_system(folder: Path, *settings: str, replicas: int = 1) -> Iterator[ServicesSystem]:
     """A started system that is gone at the end of the block."""
-    system = ServicesSystem(folder, *settings)
+    system = ServicesSystem(folder, *settings, replicas=replicas)
     try:
         system.start()
         yield system

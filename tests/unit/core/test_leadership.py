@@ -1,9 +1,12 @@
 """Leadership, step by step on a virtual clock."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from allotment_core.db import holders
 from allotment_core.db.leadership import Leadership, LeaderTimes, Phase, Reign
 from allotment_core.errors import Unavailable
 from allotment_testkit.clock import ManualClock
@@ -58,6 +61,7 @@ class Candidate:
             self.row,
             self.clock,
             TIMES,
+            has_died=lambda holder: holder == "dead",
             on_leading=lambda term, _: self.terms.append(term),
             on_change=self._note,
         )
@@ -109,6 +113,24 @@ def test_a_leader_whose_session_is_gone_is_followed_after_a_while() -> None:
     assert not one.leadership.is_acting
     one.steps(0.5)
     assert one.leadership.is_acting
+
+
+def test_a_leader_that_is_known_to_be_dead_is_followed_at_once() -> None:
+    one = Candidate(replace(OTHER, holder="dead", is_absent=True))
+    one.leadership.step()
+    assert one.leadership.is_acting
+
+
+def test_a_process_of_this_machine_is_known_to_be_dead_and_others_are_not() -> None:
+    own = holders.own_name()
+    assert not holders.has_died(own)
+    assert own != holders.own_name()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host, machine, _, token = own.split("/")
+    assert holders.has_died(f"{host}/{machine}/{ended.pid}/{token}") is bool(machine)
+    assert not holders.has_died(f"{host}/elsewhere/{ended.pid}/{token}")
+    assert not holders.has_died("")
 
 
 def test_absences_of_different_leaders_or_with_an_outage_between_do_not_add_up() -> None:

@@ -1,9 +1,6 @@
 """A service's database."""
 
 import asyncio
-import os
-import secrets
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -14,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from allotment_core.calls import Call, current_call
 from allotment_core.clock import Clock
-from allotment_core.db import migration, request_log
+from allotment_core.db import holders, migration, request_log
 from allotment_core.db.backend import Backend
 from allotment_core.db.leadership import Leadership, LeaderTimes
 from allotment_core.db.reader import READERS, Readers
@@ -94,8 +91,7 @@ class Database:
         this is called in. The leadership is given back by `close`.
         """
         times = times or LeaderTimes()
-        holder = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
-        row = self._backend.leader_row(holder, times.ttl_s)
+        row = self._backend.leader_row(holders.own_name(), times.ttl_s)
         if row is None:
             return None
         loop = asyncio.get_running_loop()
@@ -108,6 +104,7 @@ class Database:
             row,
             self._clock,
             times,
+            has_died=holders.has_died,
             on_leading=self._backend.fence,
             on_change=tell,
         )

@@ -91,16 +91,18 @@ class Leadership:
         clock: Clock,
         times: LeaderTimes,
         *,
+        has_died: Callable[[str], bool],
         on_leading: Callable[[int, Callable[[], None]], None],
         on_change: Callable[[], None],
     ) -> None:
-        """`on_leading` is told the term before anything is written in it, and whom to tell when a
-        write finds it over. `on_change` is called in the thread whenever one of the properties has
-        changed.
+        """`has_died`: whether a holder is known to be gone. `on_leading` is told the term before
+        anything is written in it, and whom to tell when a write finds it over. `on_change` is
+        called in the thread whenever one of the properties has changed.
         """
         self._row = row
         self._clock = clock
         self._times = times
+        self._has_died = has_died
         self._on_leading = on_leading
         self._on_change = on_change
         self._phase = Phase.STANDING_BY
@@ -157,11 +159,8 @@ class Leadership:
 
     def step(self) -> float:
         """Looks at the row or renews it; seconds until the next step. Blocks."""
-        if self._phase is Phase.STANDING_BY:
-            self._stand_by()
-        else:
-            self._renew()
-        return self._times.poll_s if self._phase is Phase.STANDING_BY else self._times.renew_s
+        is_well = self._stand_by() if self._phase is Phase.STANDING_BY else self._renew()
+        return self._times.renew_s if is_well else self._times.poll_s
 
     def _run(self) -> None:
         try:
@@ -176,20 +175,21 @@ class Leadership:
         finally:
             self._row.close()
 
-    def _stand_by(self) -> None:
+    def _stand_by(self) -> bool:
+        """Whether it leads now."""
         try:
             reign = self._row.read()
             if not self._is_free(reign):
                 self._note_leader(reign.holder)
-                return
+                return False
             asked_s = self._clock.monotonic()
             term = self._row.take(reign)
         except AllotmentError as e:
             self._absent = None
             log.warning("leadership can't be asked for", extra={"reason": e.reason})
-            return
+            return False
         if term is None:
-            return
+            return False
         self._acts_until_s = asked_s + self._times.acting_s
         self.term = term
         self._on_leading(term, self.lose)
@@ -197,9 +197,10 @@ class Leadership:
         log.info("leading", extra={"term": term, "before": reign.holder})
         self._was_acting = True
         self._on_change()
+        return True
 
     def _is_free(self, reign: Reign) -> bool:
-        if reign.is_over:
+        if reign.is_over or self._has_died(reign.holder):
             return True
         now_s = self._clock.monotonic()
         if not reign.is_absent or self._absent is None or self._absent[0] != reign.term:
@@ -213,18 +214,22 @@ class Leadership:
             log.info("standing by", extra={"leader": holder})
             self._on_change()
 
-    def _renew(self) -> None:
+    def _renew(self) -> bool:
+        """Whether it could."""
+        is_renewed = False
         asked_s = self._clock.monotonic()
         try:
             if not self._row.renew(self.term):
                 self.lose()
-                return
+                return False
+            is_renewed = True
             self._acts_until_s = asked_s + self._times.acting_s
         except AllotmentError as e:
             log.warning("leadership not renewed", extra={"reason": e.reason})
         if self.is_acting != self._was_acting:
             self._was_acting = not self._was_acting
             self._on_change()
+        return is_renewed
 
     def _release(self) -> None:
         try:

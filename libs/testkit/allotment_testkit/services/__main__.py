@@ -17,6 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make services")
     parser.add_argument("--dir", type=Path, help="for logs, keys and certificates; has to be empty")
     parser.add_argument("--port", type=int, default=0, help="of the gateway")
+    parser.add_argument("--replicas", type=int, default=1, help="of allocator and controller")
     parser.add_argument("--until-stdin-ends", action="store_true", help="ends with its starter")
     parser.add_argument(
         "--set",
@@ -36,7 +37,11 @@ def main() -> int:
     from allotment_testkit.services.running import run  # noqa: PLC0415
 
     return run(
-        arguments.dir, arguments.port, until_stdin_ends=arguments.until_stdin_ends, more=more
+        arguments.dir,
+        arguments.port,
+        until_stdin_ends=arguments.until_stdin_ends,
+        replicas=arguments.replicas,
+        more=more,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allotment_core.processes import kill
-from allotment_testkit.services.layout import STARTED, Layout
+from allotment_testkit.services.layout import Layout
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Keeper:
 
     def __init__(self, layout: Layout) -> None:
         self._path: Path = layout.folder / "processes.json"
-        self.kept = [Kept(name, layout, self._note) for name in STARTED]
+        self.kept = [Kept(name, layout, self._note) for name in layout.processes]
         self.on_hopeless: Callable[[], None] = lambda: None
         """Called when one has been started many times."""
 

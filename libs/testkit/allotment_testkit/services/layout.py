@@ -20,6 +20,8 @@ from allotment_testkit.s3 import S3Server
 HOST = "127.0.0.1"
 STARTED = ("allocator", "dataset", "exporter", "controller", "gateway")
 """In this order."""
+LEADING = ("allocator", "controller")
+"""Those that can be told to run several times: "controller-2" stands by."""
 TOKEN_TTL_S = 30 * 24 * 3600
 # Below those that systems give to outgoing connections: a port stays free while its process is
 # away, and nobody who tries to connect to it meets himself.
@@ -56,19 +58,24 @@ class Layout:
         stores: Stores,
         *,
         port: int = 0,
+        replicas: int = 1,
         more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
-        """`port`: the gateway's; 0 picks one. `more`: further variables, by service."""
+        """`port`: the gateway's; 0 picks one. `replicas`: of those that lead. `more`: further
+        variables, by service.
+        """
         self._more = more
         self.folder = folder
         self._stores = stores
         free = free_ports()
-        self._clients = {name: f"{HOST}:{next(free)}" for name in STARTED}
+        others = (f"{name}-{place}" for place in range(2, replicas + 1) for name in LEADING)
+        self.processes = (*STARTED, *others)
+        self._clients = {name: f"{HOST}:{next(free)}" for name in self.processes}
         if port:
             self._clients["gateway"] = f"{HOST}:{port}"
-        self._services = {name: f"{HOST}:{next(free)}" for name in STARTED}
-        self._health = {name: f"{HOST}:{next(free)}" for name in STARTED}
-        self._metrics = {name: next(free) for name in STARTED}
+        self._services = {name: f"{HOST}:{next(free)}" for name in self.processes}
+        self._health = {name: f"{HOST}:{next(free)}" for name in self.processes}
+        self._metrics = {name: next(free) for name in self.processes}
         authority = Authority()
         self._tls = {name: authority.issue(folder / "tls" / name, name) for name in STARTED}
         self._write("ca.crt", authority.pem)
@@ -78,7 +85,9 @@ class Layout:
         )
         self._write("token", token.encode())
         self._write("address", self.address.encode())
-        self._write("metrics.json", json.dumps({n: self.metrics(n) for n in STARTED}).encode())
+        pages = {name: self.metrics(name) for name in self.processes}
+        self._write("health.json", json.dumps(self._health).encode())
+        self._write("metrics.json", json.dumps(pages).encode())
 
     @property
     def address(self) -> str:
@@ -100,26 +109,28 @@ class Layout:
         return f"http://{HOST}:{self._metrics[name]}/metrics"
 
     def command(self, name: str) -> tuple[str, ...]:
-        return (sys.executable, "-P", "-m", f"allotment_{name}")
+        return (sys.executable, "-P", "-m", f"allotment_{service_of(name)}")
 
     def environment(self, name: str) -> Mapping[str, str]:
         """Of one process: this one's, without what is meant for somebody else."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ALLOTMENT_")}
+        service = service_of(name)
         own = {
             "dataset": self._dataset,
             "controller": self._database,
-            "allocator": self._allocator,
+            "allocator": lambda: self._allocator(name),
             "exporter": self._exporter,
             "gateway": self._gateway,
-        }[name]()
-        settings = {f"ALLOTMENT_{name.upper()}_{k}": str(v) for k, v in own.items()}
+        }[service]()
+        settings = {f"ALLOTMENT_{service.upper()}_{k}": str(v) for k, v in own.items()}
         served = {f"ALLOTMENT_SERVE_{k}": str(v) for k, v in self._serve(name).items()}
         return {**inherited, **settings, **served, "ORT_DISABLE_TELEMETRY": "1"} | {
-            **self._more.get(name, {})
+            **self._more.get(service, {})
         }
 
     def _serve(self, name: str) -> Mapping[str, object]:
-        tls = self._tls[name]
+        service = service_of(name)
+        tls = self._tls[service]
         listener = {
             "ADDRESS": self._clients[name],
             "HEALTH_ADDRESS": self._health[name],
@@ -130,12 +141,14 @@ class Layout:
         if name == "gateway":
             return listener
         listener |= {"SERVICES_ADDRESS": self._services[name], "CA_FILE": tls.ca}
-        if name == "allocator":
+        if service == "allocator":
             return listener | {"KEY_FILE": self.folder / "key.pem"}
         # Everybody asks the allocator for the keys that verify tokens.
         called = {"controller": ("dataset", "exporter"), "exporter": ("dataset",)}
-        others = ("allocator", *called.get(name, ()))
-        return listener | {f"{other.upper()}_ADDRESS": self._services[other] for other in others}
+        others = ("allocator", *called.get(service, ()))
+        return listener | {
+            f"{other.upper()}_ADDRESS": _of(other, self._services) for other in others
+        }
 
     def _database(self) -> dict[str, object]:
         return {"DATABASE_URL": self._stores.database_url}
@@ -151,9 +164,9 @@ class Layout:
             "S3_SECRET_KEY": s3.secret_key,
         }
 
-    def _allocator(self) -> dict[str, object]:
+    def _allocator(self, name: str) -> dict[str, object]:
         return self._database() | {
-            "WORK_DIR": self._work("allocator"),
+            "WORK_DIR": self._work(name),
             "CACHE_DIR": self._work("cache"),
             "SERVER_ADDRESS": self.address,
             "SERVER_CA_FILE": self.ca,
@@ -164,8 +177,8 @@ class Layout:
 
     def _gateway(self) -> dict[str, object]:
         places = {
-            f"{name.upper()}_ADDRESSES": address
-            for name, address in self._clients.items()
+            f"{name.upper()}_ADDRESSES": _of(name, self._clients)
+            for name in STARTED
             if name != "gateway"
         }
         return {**places, "SERVICES_CA_FILE": self.ca, "DRAIN_S": 1.0}
@@ -179,3 +192,12 @@ class Layout:
         path = self.folder / name
         path.touch(mode=0o600)
         path.write_bytes(content)
+
+
+def service_of(process: str) -> str:
+    return process.partition("-")[0]
+
+
+def _of(service: str, addresses: Mapping[str, str]) -> str:
+    """Those of all its processes."""
+    return ",".join(at for name, at in addresses.items() if service_of(name) == service)

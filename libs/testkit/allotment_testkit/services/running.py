@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -29,10 +30,12 @@ def run(
     port: int,
     *,
     until_stdin_ends: bool,
+    replicas: int = 1,
     more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> int:
     """Until SIGTERM (exit status 0) or Ctrl-C (130). `folder`: None is one that is thrown away.
-    `more`: further variables of services, by name."""
+    `replicas`: of those that lead. `more`: further variables of services, by name.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.ExitStack() as stack:
         if folder is None:
@@ -42,7 +45,7 @@ def run(
             print(f"error: {folder} is not empty; choose another --dir", file=sys.stderr)
             return 1
         stores = _open_stores(stack)
-        layout = Layout(folder.resolve(), stores, port=port, more=more)
+        layout = Layout(folder.resolve(), stores, port=port, replicas=replicas, more=more)
         return asyncio.run(_serve(layout, until_stdin_ends))
 
 
@@ -105,17 +108,24 @@ async def _until_serving(layout: Layout, keeper: Keeper) -> None:
         keeper.on_hopeless = lambda: limit.reschedule(0)
         try:
             for name in names:
-                request = health_pb2.HealthCheckRequest(service=name)
-                async for answer in watch(request, wait_for_ready=True):
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        break
+                while not await _says_serving(watch, name):
+                    pass
         finally:
             keeper.on_hopeless = lambda: None
 
 
+async def _says_serving(watch: Any, name: str) -> bool:
+    """False: the stream ended before."""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async for answer in watch(health_pb2.HealthCheckRequest(service=name), wait_for_ready=True):
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return True
+    return False
+
+
 def _announce(layout: Layout) -> None:
-    print(f"{', '.join(STARTED)} serve; the gateway on {layout.address}")
-    for name in STARTED:
+    print(f"{', '.join(layout.processes)} serve; the gateway on {layout.address}")
+    for name in layout.processes:
         print(f"  {name:11} log {layout.log(name)}, metrics {layout.metrics(name)}")
     print(
         f"export ALLOTMENT_SERVER={layout.address} ALLOTMENT_CA={layout.ca} "
