@@ -53,6 +53,7 @@ ALLOTMENT_CLUSTER_SLOT_CORES: {{ include "allotment.text" $v.trainer.cpu.cores |
 ALLOTMENT_CLUSTER_SLOT_CORES_LIMIT: {{ include "allotment.text" $v.trainer.cpu.coresLimit | quote }}
 ALLOTMENT_CLUSTER_SLOT_THREADS: {{ include "allotment.text" $v.trainer.cpu.threads | quote }}
 ALLOTMENT_CLUSTER_SLOT_MEMORY_BYTES: {{ include "allotment.bytes" $v.trainer.cpu.memory | quote }}
+ALLOTMENT_CLUSTER_DEDICATED_NODES: {{ $v.dedicatedNodes.enabled | quote }}
 {{- if $v.kueue.enabled }}
 ALLOTMENT_CLUSTER_QUEUE: {{ $v.kueue.queue | quote }}
 ALLOTMENT_CLUSTER_QUEUES: {{ $queues | toJson | quote }}

@@ -63,7 +63,13 @@ async def build(
     board = Board()
     absence = Absence(ttl_s=config.lease_ttl_s, spared_s=cluster.absence_s if cluster else 0.0)
     desk = SqlDesk(
-        database, board, lambda: site.pools, rules(config), clock, site.launcher.trainers, absence
+        database,
+        board,
+        lambda: site.pools,
+        rules(config, site.dedicated_nodes),
+        clock,
+        site.launcher.trainers,
+        absence,
     )
     await _make_local_tenant(desk, config)
     leases = await desk.read(lambda books: books.live_leases())
@@ -164,7 +170,7 @@ def _trainer_tokens(signer: TokenSigner, ttl_s: int) -> Tokens:
     return issue
 
 
-def rules(config: AllocatorConfig) -> Rules:
+def rules(config: AllocatorConfig, dedicated_nodes: bool = False) -> Rules:
     """The numbers of the division."""
     return Rules(
         policy=Policy(
@@ -175,6 +181,7 @@ def rules(config: AllocatorConfig) -> Rules:
         ttl_s=config.lease_ttl_s,
         revoke_grace_s=config.revoke_grace_s,
         half_life_s=config.half_life_s,
+        dedicated_nodes=dedicated_nodes,
     )
 
 

@@ -130,6 +130,9 @@ class ClusterConfig:
     slot_memory_bytes: int = 2 << 30
     """What a CPU slot asks for, which is also its limit."""
 
+    dedicated_nodes: bool = False
+    """Whether it may taint and label nodes for tenants of isolation DEDICATED."""
+
     queue: str = ""
     """The Kueue LocalQueue of tenants that `queues` doesn't name; empty: they have none."""
     queues: str = "{}"

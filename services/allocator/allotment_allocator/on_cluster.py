@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from allotment_allocator.adapters.kube.api import KubeApi, connection_of
 from allotment_allocator.adapters.kube.jobs import JobRules
 from allotment_allocator.adapters.kube.launcher import KubeLauncher
 from allotment_allocator.adapters.kube.spaces import SpaceRules, TenantSpaces
 from allotment_allocator.adapters.kube.supply import ClusterPools
+from allotment_allocator.adapters.kube.taints import NodeMarks, nodes_alone
 from allotment_allocator.adapters.kube.token_keys import ClusterKeys
 from allotment_allocator.adapters.kube.trainer_pods import InformedPods
 from allotment_allocator.cluster_config import ClusterConfig
@@ -53,6 +54,12 @@ class Cluster:
         self.launcher.node_is_gone = self._pools.is_gone
         self._pools.on_pod = self._pod_changed
         self.pod_keys = ClusterKeys(self._api, clock)
+        self.dedicated_nodes = config.dedicated_nodes
+        self._marks = NodeMarks(
+            self._api, config.release, config.namespace, self._pools.nodes, self._nodes_alone
+        )
+        if config.dedicated_nodes:
+            self.launcher.keep_node = self._marks.ensure
         self._board: Board | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -67,12 +74,14 @@ class Cluster:
 
         self._board = board
         self._pools.on_change = self.launcher.on_change = on_change
-        works = (
+        works = [
             self._pools.run(),
             self.launcher.jobs.run(),
             self._spaces.run(tenants),
             self.pod_keys.run(),
-        )
+        ]
+        if self.dedicated_nodes:
+            works.append(self._keep_marks())
         self._tasks = [asyncio.create_task(work) for work in works]
 
     async def close(self) -> None:
@@ -86,6 +95,16 @@ class Cluster:
     def _pod_changed(self, key: str) -> None:
         self.trainer_pods.pod_changed(key)
         self.launcher.pod_changed(key)
+
+    async def _keep_marks(self) -> None:
+        # Before Jobs and pods are listed nobody knows which trainers there still are.
+        await self.launcher.jobs.synced.wait()
+        await self._pools.pods.synced.wait()
+        await self._marks.run()
+
+    def _nodes_alone(self) -> Mapping[str, TenantName]:
+        leases = self._board.live.values() if self._board is not None else ()
+        return nodes_alone(leases, self.launcher.trainers())
 
     def _held_places(self) -> Sequence[Place]:
         leases = self._board.live.values() if self._board is not None else ()
@@ -105,6 +124,8 @@ def pool_rules(config: ClusterConfig) -> PoolRules:
         prices=config.prices,
         declared=config.declared_pools,
         lost_after_s=config.lost_after_s,
+        release=config.release,
+        home=config.namespace,
     )
 
 

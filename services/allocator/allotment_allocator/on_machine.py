@@ -21,6 +21,7 @@ class Machine:
 
     trainer_pods: TrainerPods | None = None
     pod_keys: PodKeys | None = None
+    dedicated_nodes = False
 
     def __init__(
         self, config: AllocatorConfig, clock: Clock, first_host: Process | None = None

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from allotment_allocator.adapters import schema
 from allotment_allocator.adapters.sql_books import SqlBooks
 from allotment_allocator.domain.allocation import Allocation, Rules
-from allotment_allocator.domain.pool import GPU, Node, Pool, PoolKind, Wanted, local_pool
+from allotment_allocator.domain.pool import GPU, Node, Pool, PoolKind, Wanted
 from allotment_allocator.domain.tenant import Isolation, Terms
 from allotment_core.errors import FailedPrecondition
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
@@ -30,13 +30,15 @@ POOLS = (
 class Ledger:
     """Changes in one database, seconds apart."""
 
-    def __init__(self, connection: sa.Connection, pools: tuple[Pool, ...] = POOLS) -> None:
+    def __init__(self, connection: sa.Connection, dedicated_nodes: bool = True) -> None:
+        self.dedicated_nodes = dedicated_nodes
         self.books = SqlBooks(connection)
-        self.pools = pools
 
     def at(self, second: float) -> Allocation:
         now = START + timedelta(seconds=second)
-        return Allocation(self.books, self.pools, Rules(ttl_s=1e6), now)
+        return Allocation(
+            self.books, POOLS, Rules(ttl_s=1e6, dedicated_nodes=self.dedicated_nodes), now
+        )
 
     def ask(self, second: float, holder: str, slots: int) -> LeaseName:
         change = self.at(second)
@@ -112,7 +114,8 @@ def test_who_shares_again_pays_for_what_it_asked_for(ledger: Ledger) -> None:
     assert ledger.used("x") == 8 * 10 + 10
 
 
-def test_on_one_machine_nobody_can_have_a_node_alone(connection: sa.Connection) -> None:
-    alone = Ledger(connection, (local_pool(PoolName("local"), 4),))
-    with pytest.raises(FailedPrecondition, match="one machine"):
-        alone.at(0).create_tenant(ACME, Terms(), isolation=Isolation.DEDICATED)
+def test_where_nodes_can_not_be_marked_nobody_has_one_alone(connection: sa.Connection) -> None:
+    with pytest.raises(FailedPrecondition, match="can't have nodes alone"):
+        Ledger(connection, dedicated_nodes=False).at(0).create_tenant(
+            ACME, Terms(), isolation=Isolation.DEDICATED
+        )

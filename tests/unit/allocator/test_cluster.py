@@ -11,10 +11,12 @@ from allotment_allocator.domain.cluster import (
     NodeView,
     PoolRules,
     Taint,
+    dedicated_to,
+    is_dedicated_by,
     make_pools,
 )
 from allotment_allocator.domain.pool import CPU, GPU, NodeState, Place, Pool
-from allotment_core.names import PoolName
+from allotment_core.names import PoolName, TenantName
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GPU_TAINT = Taint("nvidia.com/gpu", "present", "NoSchedule")
@@ -159,3 +161,51 @@ def test_prices_are_per_pool() -> None:
         made(gpu_node("a"), rules=PoolRules(prices={"h100": 2.5}))["h100"].price_per_slot_hour
         == 2.5
     )
+
+
+RULES_OF_R = PoolRules(release="r", home="ns")
+
+
+@pytest.mark.parametrize(
+    ("value", "home", "usable"),
+    [("r.acme", "ns", True), ("other.acme", "ns", False), ("r.acme", "elsewhere", False)],
+)
+def test_nodes_that_another_release_keeps_are_none_of_ours(
+    value: str, home: str, usable: bool
+) -> None:
+    node = gpu_node("a")
+    kept = replace(
+        node,
+        labels={**node.labels, "allotment.dev/home": home},
+        taints=(GPU_TAINT, Taint("allotment.dev/dedicated", value, "NoSchedule")),
+    )
+    assert bool(made(kept, rules=RULES_OF_R)) is usable
+
+
+def test_nodes_where_others_use_such_slots_are_known() -> None:
+    others: dict[str, dict[str, float]] = {
+        "a": {"nvidia.com/gpu": 1, "workloads": 1},
+        "b": {"cpu": 1, "workloads": 1},
+        "c": {"cpu": 1, "workloads": 1},
+        "d": {"cpu": 1, "workloads": 0},
+    }
+    nodes = gpu_node("a"), gpu_node("b"), cpu_node("c"), cpu_node("d")
+    pools = {p.name: p for p in make_pools(nodes, others, PoolRules(), NOW)}
+    in_use = {n.name: n.in_use_by_others for pool in pools.values() for n in pool.nodes}
+    assert in_use == {"a": True, "b": False, "c": True, "d": False}
+
+
+def test_a_pools_nodes_are_chosen_by_the_label_that_they_share() -> None:
+    assert made(gpu_node("a"))["h100"].selector == (("allotment.dev/pool", "h100"),)
+    assert made(cpu_node("a"))["default"].selector == ()
+    declared = PoolRules(
+        declared={"big": DeclaredPool(most_nodes=1, node_slots=8, node_labels={"x": "y"})}
+    )
+    assert made(rules=declared)["big"].selector == (("x", "y"),)
+
+
+def test_marks_are_valid_and_differ_however_long_their_tenants_names_are() -> None:
+    long, other = TenantName("a" * 62 + "b"), TenantName("a" * 62 + "c")
+    marks = {dedicated_to("r" * 40, tenant) for tenant in (long, other)}
+    assert len(marks) == 2
+    assert all(len(m) <= 63 and is_dedicated_by(m, "ns", "r" * 40, "ns") for m in marks)

@@ -79,6 +79,36 @@ def test_a_pod_goes_to_the_node_of_its_grant_or_where_one_is_still_to_come() -> 
     assert "affinity" not in pod_spec(make_job(expected, RULES, GPU))
 
 
+def test_a_pod_that_is_to_be_alone_keeps_away_from_others_until_its_node_is_known() -> None:
+    there = pod_spec(make_job(order(alone=True), RULES, GPU))
+    assert "podAntiAffinity" not in there["affinity"]
+    expected = order(alone=True, place=Place(PoolName("h100"), "+1"))
+    [term] = pod_spec(make_job(expected, RULES, GPU))["affinity"]["podAntiAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["labelSelector"]["matchExpressions"][0]["values"] == ["acme"]
+    assert term["namespaceSelector"] == {}
+
+
+def test_a_pod_tolerates_the_mark_of_its_own_tenants_nodes_alone() -> None:
+    tolerations = pod_spec(make_job(order(), RULES, CPU))["tolerations"]
+    assert tolerations == [
+        {
+            "key": "allotment.dev/dedicated",
+            "operator": "Equal",
+            "value": "r.acme",
+            "effect": "NoSchedule",
+        }
+    ]
+
+
+def test_a_pod_goes_to_nodes_of_its_pool() -> None:
+    selected = order(selector=(("allotment.dev/pool", "h100"),))
+    assert pod_spec(make_job(selected, RULES, GPU))["nodeSelector"] == {
+        "allotment.dev/pool": "h100"
+    }
+
+
 def test_with_a_queue_a_job_waits_to_be_admitted() -> None:
     rules = JobRules(release="r", home="h", image="i", queue="team-a")
     job = make_job(order(), rules, GPU)

@@ -18,7 +18,6 @@ from allotment_allocator.domain.pool import (
     UNKNOWN,
     Place,
     Pool,
-    PoolKind,
     Wanted,
     check_fits,
     known,
@@ -66,6 +65,8 @@ class Rules:
     ttl_s: float = 60.0
     revoke_grace_s: float = 10.0
     half_life_s: float = 600.0
+    dedicated_nodes: bool = False
+    """Tenants can have nodes alone."""
 
 
 class Allocation:
@@ -118,7 +119,9 @@ class Allocation:
         shares_experience: bool = False,
         isolation: Isolation = Isolation.SHARED,
     ) -> Tenant:
-        """Raises: AlreadyExists, FailedPrecondition (GUARANTEES_EXCEED_POOL, ONE_MACHINE)."""
+        """Raises: AlreadyExists, FailedPrecondition (GUARANTEES_EXCEED_POOL,
+        NO_DEDICATED_NODES).
+        """
         if self._books.tenant(name) is not None:
             raise AlreadyExists(
                 f"{name} exists already; update it, or choose another tenant_id",
@@ -169,13 +172,12 @@ class Allocation:
         return changed
 
     def _check_isolation(self, tenant: Tenant) -> None:
-        """Raises: FailedPrecondition where there are no nodes that one could have alone."""
-        one_machine = any(pool.kind is PoolKind.LOCAL for pool in self._pools or ())
-        if tenant.isolation is Isolation.DEDICATED and one_machine:
+        """Raises: FailedPrecondition where nodes can't be had alone."""
+        if tenant.isolation is Isolation.DEDICATED and not self._rules.dedicated_nodes:
             raise FailedPrecondition(
-                f"{tenant.name} can't have nodes alone: everything runs on one machine here; "
-                "leave its isolation SHARED, or install the system on a cluster",
-                reason="ONE_MACHINE",
+                f"{tenant.name} can't have nodes alone: the system runs on one machine, or may not "
+                "mark nodes (Helm: dedicatedNodes.enabled=true); leave its isolation SHARED",
+                reason="NO_DEDICATED_NODES",
             )
 
     def delete_tenant(self, name: TenantName, etag: str) -> None:

@@ -5,11 +5,13 @@ slots of a GPU node are its devices, or the slices of one MIG profile; the slots
 so many threads and so much memory each. What other pods use is not ours.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from allotment_allocator.domain.pool import (
     CPU,
@@ -21,7 +23,7 @@ from allotment_allocator.domain.pool import (
     Pool,
     PoolKind,
 )
-from allotment_core.names import PoolName
+from allotment_core.names import PoolName, TenantName
 
 POOL_LABELS = (
     "allotment.dev/pool",
@@ -32,6 +34,13 @@ POOL_LABELS = (
     "karpenter.sh/nodepool",
 )
 """The first one that a node has names its pool."""
+DEDICATED = "allotment.dev/dedicated"
+"""Taint and label of nodes that a tenant has alone: `<release>.<tenant>`."""
+HOME_LABEL = "allotment.dev/home"
+"""The services' namespace: releases of one name in two namespaces are two."""
+_LONGEST_VALUE = 63
+WORKLOADS = "workloads"
+"""Counts the pods of a node that are not ours and that not every node has."""
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 UNLABELLED = "default"
 _ROUNDING = 1e-9
@@ -63,6 +72,14 @@ BESIDE = "-cpu"
 """Ends the names of pools of CPU slots on nodes with devices."""
 
 
+class _Member(NamedTuple):
+    """A node in a pool."""
+
+    node: NodeView
+    slot_count: int
+    in_use_by_others: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredPool:
     """A pool that an autoscaler keeps small: what it can grow to."""
@@ -92,10 +109,27 @@ class PoolRules:
     prices: Mapping[str, float] = field(default_factory=dict)
     """Per slot and hour, by pool."""
     declared: Mapping[str, DeclaredPool] = field(default_factory=dict)
-    tolerated: tuple[str, ...] = ("nvidia.com/gpu", "allotment.dev/dedicated")
-    """Keys of taints that trainers tolerate."""
+    tolerated: tuple[str, ...] = ("nvidia.com/gpu",)
+    """Keys of taints that trainers tolerate, beside that of nodes kept by the own release."""
+    release: str = ""
+    home: str = ""
+    """Of the services."""
     lost_after_s: float = 40.0
     """A node that is not ready for so long is lost, unless most of its pool is away with it."""
+
+
+def dedicated_to(release: str, tenant: TenantName) -> str:
+    """The mark of nodes that the tenant has alone."""
+    value = f"{release}.{tenant.tenant_id}"
+    if len(value) <= _LONGEST_VALUE:
+        return value
+    end = f"-{hashlib.sha256(tenant.tenant_id.encode()).hexdigest()[:8]}"
+    return value[: _LONGEST_VALUE - len(end)].rstrip("-") + end
+
+
+def is_dedicated_by(value: str, home: str, release: str, own_home: str) -> bool:
+    """Whether a mark is the release's in that namespace: no tenant's id has a dot."""
+    return value.rpartition(".")[0] == release and home == own_home
 
 
 def make_pools(
@@ -111,22 +145,26 @@ def make_pools(
     Nodes with devices have CPU slots only where no other node has some, and only those without a
     taint; they take no new leases of CPU slots any more once other nodes do.
     """
-    groups: dict[tuple[str, str], list[tuple[NodeView, int]]] = {}
+    groups: dict[tuple[str, str], list[_Member]] = {}
     in_order = sorted(nodes, key=lambda each: each.name)
     for node in in_order:
         others = used_by_others.get(node.name, {})
         for resource, slot_count in _slots(node, others, rules).items():
-            groups.setdefault((pool_of(node), resource), []).append((node, slot_count))
+            member = _Member(node, slot_count, _is_in_use(resource, others, rules))
+            groups.setdefault((pool_of(node), resource), []).append(member)
     plain = any(resource == CPU for _, resource in groups) or any(
         declared.resource == CPU for declared in rules.declared.values()
     )
     for node in in_order:
-        slot_count = _cpu_slots_beside_devices(node, used_by_others.get(node.name, {}), rules)
+        others = used_by_others.get(node.name, {})
+        slot_count = _cpu_slots_beside_devices(node, others, rules)
+        in_use = _is_in_use(CPU, others, rules)
         if slot_count and not plain:
-            groups.setdefault((pool_of(node) + BESIDE, CPU), []).append((node, slot_count))
+            member = _Member(node, slot_count, in_use)
+            groups.setdefault((pool_of(node) + BESIDE, CPU), []).append(member)
         elif slot_count and Place(PoolName(pool_of(node) + BESIDE), node.name) in held:
-            leaving = replace(node, cordoned=True)
-            groups.setdefault((pool_of(node) + BESIDE, CPU), []).append((leaving, slot_count))
+            leaving = _Member(replace(node, cordoned=True), slot_count, in_use)
+            groups.setdefault((pool_of(node) + BESIDE, CPU), []).append(leaving)
     pools = [_pool(*key, members, rules, now) for key, members in groups.items()]
     there = {pool.name.pool_id for pool in pools}
     for pool_id, declared in rules.declared.items():
@@ -153,7 +191,7 @@ def _slots(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> dic
             continue
         if amount > 0:
             devices[resource] = max(0, int(amount - others.get(name, 0)))
-    if any(t.effect != "PreferNoSchedule" and t.key not in rules.tolerated for t in _taints(node)):
+    if not all(_is_tolerated(taint, node, rules) for taint in _taints(node)):
         return {}
     return devices or {CPU: _cpu_slots(node, others, rules, 1.0)}
 
@@ -176,9 +214,25 @@ def _cpu_slots_beside_devices(node: NodeView, others: Mapping[str, float], rules
         amount > 0 and (name == rules.gpu_resource or name.startswith(rules.mig_prefix))
         for name, amount in node.allocatable.items()
     )
-    if not devices or any(t.effect != "PreferNoSchedule" for t in _taints(node)):
+    only_ours = replace(rules, tolerated=())
+    if not devices or not all(_is_tolerated(taint, node, only_ours) for taint in _taints(node)):
         return 0
     return _cpu_slots(node, others, rules, 0.5)
+
+
+def _is_tolerated(taint: Taint, node: NodeView, rules: PoolRules) -> bool:
+    if taint.key == DEDICATED:
+        home = node.labels.get(HOME_LABEL, "")
+        return is_dedicated_by(taint.value, home, rules.release, rules.home)
+    return taint.effect == "PreferNoSchedule" or taint.key in rules.tolerated
+
+
+def _is_in_use(resource: str, others: Mapping[str, float], rules: PoolRules) -> bool:
+    """Whether pods that are not ours work in such slots. What runs on every node doesn't count."""
+    if resource == CPU:
+        return others.get(WORKLOADS, 0) > 0
+    devices = (n for n in others if n == rules.gpu_resource or n.startswith(rules.mig_prefix))
+    return any(others[name] > 0 for name in devices)
 
 
 def _taints(node: NodeView) -> Iterable[Taint]:
@@ -189,25 +243,43 @@ def _taints(node: NodeView) -> Iterable[Taint]:
 def _pool(
     pool_id: str,
     resource: str,
-    members: Sequence[tuple[NodeView, int]],
+    members: Sequence["_Member"],
     rules: PoolRules,
     now: datetime,
 ) -> Pool:
-    away = sum(not node.ready for node, _ in members)
+    away = sum(not member.node.ready for member in members)
     together = len(members) > 1 and 2 * away > len(members)
     nodes = [
-        Node(name=node.name, slot_count=slots, state=_state(node, together, rules, now))
-        for node, slots in members
+        Node(
+            name=member.node.name,
+            slot_count=member.slot_count,
+            state=_state(member.node, together, rules, now),
+            in_use_by_others=member.in_use_by_others,
+        )
+        for member in members
     ]
     declared = rules.declared.get(pool_id)
     if declared is not None and declared.resource == resource:
         nodes += _expected(declared, len(members))
-    products = Counter(node.labels.get(PRODUCT_LABEL, "") for node, _ in members)
-    return _made(pool_id, resource, products.most_common(1)[0][0], nodes, rules)
+    selector = _common_label([member.node for member in members])
+    products = Counter(node.labels.get(PRODUCT_LABEL, "") for node, *_ in members)
+    return _made(pool_id, resource, products.most_common(1)[0][0], nodes, rules, selector)
 
 
 def _empty(pool_id: str, declared: DeclaredPool, rules: PoolRules) -> Pool:
-    return _made(pool_id, declared.resource, declared.product, _expected(declared, 0), rules)
+    selector = tuple(sorted(declared.node_labels.items())) or ((POOL_LABELS[0], pool_id),)
+    nodes = _expected(declared, 0)
+    return _made(pool_id, declared.resource, declared.product, nodes, rules, selector)
+
+
+def _common_label(nodes: Sequence[NodeView]) -> tuple[tuple[str, str], ...]:
+    """The label that makes them a pool, if it is the same one."""
+    labels = {
+        next(((key, node.labels[key]) for key in POOL_LABELS if node.labels.get(key)), None)
+        for node in nodes
+    }
+    [only] = labels if len(labels) == 1 else [None]
+    return () if only is None else (only,)
 
 
 def _expected(declared: DeclaredPool, there: int) -> list[Node]:
@@ -218,7 +290,12 @@ def _expected(declared: DeclaredPool, there: int) -> list[Node]:
 
 
 def _made(
-    pool_id: str, resource: str, product: str, nodes: Sequence[Node], rules: PoolRules
+    pool_id: str,
+    resource: str,
+    product: str,
+    nodes: Sequence[Node],
+    rules: PoolRules,
+    selector: tuple[tuple[str, str], ...],
 ) -> Pool:
     name = f"{pool_id}-{resource}" if resource.startswith(MIG_PREFIX) else pool_id
     on_cpu = resource == CPU
@@ -232,6 +309,7 @@ def _made(
         cores_per_slot=rules.cores_per_slot if on_cpu else 0.0,
         memory_bytes_per_slot=rules.memory_bytes_per_slot if on_cpu else rules.gpu_memory_bytes,
         price_per_slot_hour=rules.prices.get(name, rules.prices.get(pool_id, 0.0)),
+        selector=selector,
     )
 
 

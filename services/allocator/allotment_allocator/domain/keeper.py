@@ -220,6 +220,8 @@ class Keeper:
             memory_bytes=lease.slot_count * pool.memory_bytes_per_slot,
             cache_dir=self._cache_dir,
             cores=lease.slot_count * pool.cores_per_slot,
+            alone=lease.alone,
+            selector=pool.selector,
         )
 
     def _note_exit(self, gone: TrainerExit) -> None:

@@ -85,6 +85,8 @@ class Pool:
     memory_bytes_per_slot: int = 1
     price_per_slot_hour: float = 0.0
     """0: not known."""
+    selector: tuple[tuple[str, str], ...] = ()
+    """Labels that all its nodes have, those too that are still to come."""
 
     def __post_init__(self) -> None:
         for what in ("threads_per_slot", "memory_bytes_per_slot"):

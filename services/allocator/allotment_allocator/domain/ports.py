@@ -110,6 +110,8 @@ class Trainer:
     state: TrainerState
     since_s: float
     """Monotonic instant of the last change of its state."""
+    alone: bool = False
+    """Its tenant is to have the node alone."""
     hint: Wait | None = None
     """While it starts: what it waits for, where that is known."""
 
@@ -139,6 +141,10 @@ class TrainerOrder:
     threads: int
     memory_bytes: int
     cache_dir: Path
+    alone: bool = False
+    """The tenant is to have the node alone."""
+    selector: tuple[tuple[str, str], ...] = ()
+    """Labels of the pool's nodes."""
     cores: float = 0.0
     """CPU that it has, in cores and parts of one; 0: one for each thread."""
 

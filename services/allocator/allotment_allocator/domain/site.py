@@ -18,6 +18,11 @@ class Site(Protocol):
     def launcher(self) -> Launcher: ...
 
     @property
+    def dedicated_nodes(self) -> bool:
+        """Whether a tenant can have nodes alone."""
+        ...
+
+    @property
     def staffing(self) -> StaffRules: ...
 
     @property

@@ -12,10 +12,12 @@ from allotment_allocator.adapters.kube.nodes import (
     RELEASE_LABEL,
 )
 from allotment_allocator.adapters.kube.states import (
+    ALONE_ANNOTATION,
     NODE_ANNOTATION,
     POOL_ANNOTATION,
     SLOTS_ANNOTATION,
 )
+from allotment_allocator.domain.cluster import DEDICATED, dedicated_to
 from allotment_allocator.domain.pool import CPU, GPU
 from allotment_allocator.domain.ports import TrainerOrder
 
@@ -58,8 +60,6 @@ class JobRules:
     runtime_class: str = ""
     queue: str = ""
     """A Kueue LocalQueue: Jobs start suspended and carry its name."""
-    dedicated: bool = False
-    """Tolerates the taint of nodes that are kept for the tenant."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,6 +92,7 @@ def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
                 POOL_ANNOTATION: order.place.pool.pool_id,
                 NODE_ANNOTATION: order.place.node,
                 SLOTS_ANNOTATION: str(order.slot_count),
+                **({ALONE_ANNOTATION: "true"} if order.alone else {}),
             },
         },
         "spec": {
@@ -151,8 +152,12 @@ def _pod(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         "containers": [_container(order, rules, resource)],
         "volumes": _volumes(rules),
     }
+    if order.selector:
+        spec["nodeSelector"] = dict(order.selector)
     if not order.place.node.startswith("+"):
         spec["affinity"] = {"nodeAffinity": _on_node(order.place.node)}
+    elif order.alone:
+        spec["affinity"] = {"podAntiAffinity": _apart_from_others(order, rules)}
     if rules.pull_secret:
         spec["imagePullSecrets"] = [{"name": rules.pull_secret}]
     if rules.priority_class:
@@ -172,19 +177,34 @@ def _on_node(name: str) -> Json:
     }
 
 
+def _apart_from_others(order: TrainerOrder, rules: JobRules) -> Json:
+    """For a node that can't be marked beforehand, because nobody knows yet which it will be."""
+    trainers = {
+        PART_OF: OURS,
+        "app.kubernetes.io/component": "trainer",
+        RELEASE_LABEL: rules.release,
+        HOME_LABEL: rules.home,
+    }
+    of_others = {
+        "key": TENANT_LABEL,
+        "operator": "NotIn",
+        "values": [order.lease.tenant.tenant_id],
+    }
+    term = {
+        "topologyKey": "kubernetes.io/hostname",
+        "namespaceSelector": {},
+        "labelSelector": {"matchLabels": trainers, "matchExpressions": [of_others]},
+    }
+    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+
+
 def _tolerations(order: TrainerOrder, rules: JobRules, resource: str) -> list[Json]:
     tolerations: list[Json] = []
     if resource != CPU:
         tolerations.append({"key": rules.gpu_resource, "operator": "Exists"})
-    if rules.dedicated:
-        tolerations.append(
-            {
-                "key": "allotment.dev/dedicated",
-                "operator": "Equal",
-                "value": order.lease.tenant.tenant_id,
-            }
-        )
-    return tolerations
+    mark = dedicated_to(rules.release, order.lease.tenant)
+    kept = {"key": DEDICATED, "operator": "Equal", "value": mark, "effect": "NoSchedule"}
+    return [*tolerations, kept]
 
 
 def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:

@@ -20,6 +20,7 @@ from allotment_allocator.domain.lease import Wait
 from allotment_allocator.domain.ports import Trainer, TrainerExit, TrainerOrder, TrainerState
 from allotment_core.clock import Clock
 from allotment_core.errors import (
+    Aborted,
     AllotmentError,
     AlreadyExists,
     InvalidArgument,
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 _PAUSES_S = (0.1, 0.3, 1.0, 3.0)
 _CREATED_AT_ONCE = 8
 """More of them in flight are no faster, and keep the API server from its other work."""
-_PASSING = (Unavailable, ResourceExhausted)
+_PASSING = (Unavailable, ResourceExhausted, Aborted)
 
 
 @dataclass(slots=True)
@@ -48,6 +49,10 @@ class _Known:
     made_at: float | None = None
     """Monotonic instant at which the API server took its Job."""
     ending: asyncio.Task[None] | None = None
+
+
+async def _no_marks(_node: str, _tenant: TenantName) -> None:
+    """Where nodes are not marked."""
 
 
 class Namespaces(Protocol):
@@ -84,6 +89,8 @@ class KubeLauncher:
         self.on_change: Callable[[], None] = lambda: None
         self.node_is_gone: Callable[[str], bool] = lambda _node: False
         """Whether there is no such node any more: nobody is left to end its pods."""
+        self.keep_node: Callable[[str, TenantName], Awaitable[None]] = _no_marks
+        """Marks a node for a tenant that is to have it alone, before its first Job is made."""
         selector = f"{RELEASE_LABEL}={rules.release},{HOME_LABEL}={rules.home},{LEASE_LABEL}"
         self.jobs = Informer(
             api, "/apis/batch/v1/jobs", job_view, self.job_changed, labelSelector=selector
@@ -140,6 +147,7 @@ class KubeLauncher:
             epoch=order.epoch,
             state=TrainerState.STARTING,
             since_s=self._clock.monotonic(),
+            alone=order.alone,
         )
         key = f"{self._namespaces.name_of(trainer.tenant)}/{jobs.job_name(order)}"
         older = self._known.get(key)
@@ -167,8 +175,10 @@ class KubeLauncher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _create(self, known: _Known, order: TrainerOrder) -> None:
-        tenant = known.trainer.tenant
+        tenant, node = known.trainer.tenant, order.place.node
         try:
+            if order.alone and not node.startswith("+"):
+                await self._insist(lambda: self.keep_node(node, tenant), known)
             await self._insist(lambda: self._namespaces.ensure(tenant), known)
             if known.trainer.state is not TrainerState.LEAVING:
                 body = jobs.make_job(order, self._rules, order.resource)
@@ -342,6 +352,7 @@ class KubeLauncher:
             epoch=epoch,
             state=TrainerState.STARTING,
             since_s=self._clock.monotonic(),
+            alone=job["alone"],
         )
 
     def _move(self, known: _Known, state: TrainerState) -> None:

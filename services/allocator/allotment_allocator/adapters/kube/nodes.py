@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from allotment_allocator.adapters.kube.api import Json
-from allotment_allocator.domain.cluster import NodeView, Taint
+from allotment_allocator.domain.cluster import HOME_LABEL as HOME_LABEL
+from allotment_allocator.domain.cluster import WORKLOADS, NodeView, Taint
 
 PART_OF = "app.kubernetes.io/part-of"
 OURS = "allotment"
@@ -16,8 +17,6 @@ DEDICATED_LABEL = "allotment.dev/dedicated"
 NODE_RELEASE_LABEL = "allotment.dev/release"
 """Whose tenant that is, with HOME_LABEL."""
 RELEASE_LABEL = "app.kubernetes.io/instance"
-HOME_LABEL = "allotment.dev/home"
-"""The services' namespace: releases of one name in two namespaces are two."""
 _QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?")
 _UNITS = (
     {"n": 1e-9, "u": 1e-6, "m": 1e-3, None: 1.0}
@@ -25,6 +24,7 @@ _UNITS = (
     | {f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}
 )
 _ENDED = ("Succeeded", "Failed")
+_ON_EVERY_NODE = ("DaemonSet", "Node")
 
 
 def quantity(text: str) -> float:
@@ -69,6 +69,9 @@ def trim_pod(item: Json) -> Json:
         "name": metadata["name"],
         "namespace": metadata["namespace"],
         "uid": metadata["uid"],
+        "on_every_node": any(
+            owner["kind"] in _ON_EVERY_NODE for owner in metadata.get("ownerReferences", ())
+        ),
         "labels": metadata.get("labels", {}),
         "leaving": "deletionTimestamp" in metadata,
         "node": spec.get("nodeName", ""),
@@ -102,10 +105,13 @@ def is_trainer(pod: Json, release: str, home: str) -> bool:
 
 
 def others_request(pod: Json, release: str, home: str) -> tuple[str, Counter[str]] | None:
-    """The node of a pod that is not a trainer of ours, and what it asks for; `pods` counts it."""
+    """The node of a pod that is not a trainer of ours, and what it asks for; `pods` counts it, and
+    WORKLOADS unless every node has one.
+    """
     if is_trainer(pod, release, home) or not pod["node"] or pod["phase"] in _ENDED:
         return None
-    return pod["node"], Counter({**pod["requests"], "pods": 1})
+    counted = {"pods": 1, WORKLOADS: 0 if pod["on_every_node"] else 1}
+    return pod["node"], Counter({**pod["requests"], **counted})
 
 
 def _numbers(quantities: Mapping[str, str]) -> dict[str, float]:

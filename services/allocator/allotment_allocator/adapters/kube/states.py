@@ -13,6 +13,7 @@ from allotment_core.names import PoolName
 POOL_ANNOTATION = "allotment.dev/pool"
 NODE_ANNOTATION = "allotment.dev/node"
 SLOTS_ANNOTATION = "allotment.dev/slots"
+ALONE_ANNOTATION = "allotment.dev/alone"
 _ENDED = ("Succeeded", "Failed")
 _LONGEST_TEXT = 400
 STARTING = "STARTING"
@@ -51,6 +52,7 @@ def job_view(item: Json) -> Json:
         "labels": metadata.get("labels") or {},
         "place": _place(annotations),
         "slot_count": int(slots) if slots.isdecimal() and len(slots) < 10 else 0,
+        "alone": annotations.get(ALONE_ANNOTATION) == "true",
         "suspended": bool(spec.get("suspend")),
         "leaving": "deletionTimestamp" in metadata,
         "conditions": {c["type"]: c for c in conditions if c.get("status") == "True"},
