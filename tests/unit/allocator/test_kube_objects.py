@@ -66,10 +66,19 @@ def test_our_trainers_and_ended_pods_take_nothing_from_us() -> None:
     trainer = trim_pod(pod("b", "n1", "2", **labels))
     others = [trim_pod(p) for p in (pod("a", "n1", "500m"), ended, pod("d", "", "1"))]
     used = [others_request(pod, "r", "h") for pod in others]
-    assert used == [("n1", {"cpu": 0.5, "nvidia.com/gpu": 1.0, "pods": 1}), None, None]
+    of_one = {"cpu": 0.5, "nvidia.com/gpu": 1.0, "pods": 1, "workloads": 1}
+    assert used == [("n1", of_one), None, None]
     assert others_request(trainer, "r", "h") is None
     assert others_request(trainer, "another release", "h") is not None
     assert others_request(trainer, "r", "another namespace") is not None
+
+
+def test_what_runs_on_every_node_is_no_workload() -> None:
+    daemon = pod("a", "n1", "1")
+    daemon["metadata"]["ownerReferences"] = [{"kind": "DaemonSet"}]
+    taken = others_request(trim_pod(daemon), "r", "h")
+    assert taken is not None
+    assert (taken[1]["workloads"], taken[1]["cpu"]) == (0, 1.0)
 
 
 def test_a_node_is_read_with_its_state() -> None:
