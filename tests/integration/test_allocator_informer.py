@@ -12,7 +12,10 @@ from lightkube.config.kubeconfig import KubeConfig
 
 from allotment_allocator.adapters.kube.api import KubeApi
 from allotment_allocator.adapters.kube.informer import Informer
+from allotment_allocator.adapters.kube.token_keys import ISSUER_PATH, KEYS_PATH, ClusterKeys
 from allotment_core.errors import AlreadyExists, NotFound, Unavailable
+from allotment_testkit.clock import ManualClock
+from allotment_testkit.pod_tokens import ISSUER, PretendCluster, ec_key
 
 Json = dict[str, Any]
 
@@ -177,3 +180,22 @@ async def test_a_silent_watch_is_noticed() -> None:
         with pytest.raises(Unavailable, match="can't be reached"):
             async for _ in api.watch("/x", 0.2, lambda: None):
                 pass
+
+
+async def test_the_clusters_token_keys_have_a_media_type_of_their_own() -> None:
+    cluster = PretendCluster(ec_key())
+
+    async def handle(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == "Bearer t"
+        if request.path == ISSUER_PATH:
+            return web.json_response({"issuer": ISSUER, "jwks_uri": "https://192.0.2.1/keys"})
+        assert request.path == KEYS_PATH
+        accepted = [each.split(";")[0].strip() for each in request.headers["Accept"].split(",")]
+        if not {"application/jwk-set+json", "*/*"} & set(accepted):
+            return web.Response(status=406, text="406: Not Acceptable")
+        return web.Response(text=cluster.jwks(), content_type="application/jwk-set+json")
+
+    async with served(handle) as api:
+        keys = await ClusterKeys(api, ManualClock()).fetch(cluster.key_id)
+    assert keys.issuer == ISSUER
+    assert json.loads(keys.jwks) == json.loads(cluster.jwks())
