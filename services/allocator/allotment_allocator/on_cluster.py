@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from allotment_allocator.adapters.kube.api import KubeApi, connection_of
+from allotment_allocator.adapters.kube.chronicle import Chronicle
+from allotment_allocator.adapters.kube.events import Events
 from allotment_allocator.adapters.kube.jobs import JobRules
 from allotment_allocator.adapters.kube.launcher import KubeLauncher
 from allotment_allocator.adapters.kube.spaces import SpaceRules, TenantSpaces
@@ -13,6 +15,7 @@ from allotment_allocator.adapters.kube.supply import ClusterPools
 from allotment_allocator.adapters.kube.taints import NodeMarks, nodes_alone
 from allotment_allocator.adapters.kube.token_keys import ClusterKeys
 from allotment_allocator.adapters.kube.trainer_pods import InformedPods
+from allotment_allocator.adapters.kube.vigil import Vigil
 from allotment_allocator.cluster_config import ClusterConfig
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.cluster import PoolRules
@@ -60,6 +63,8 @@ class Cluster:
         )
         if config.dedicated_nodes:
             self.launcher.keep_node = self._marks.ensure
+        self._events = Events(self._api, config.release, config.namespace, clock)
+        self.launcher.tell = self._events.tell
         self._board: Board | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -72,11 +77,20 @@ class Cluster:
         async def tenants() -> set[TenantName]:
             return {tenant.name for tenant in await desk.read(lambda books: books.tenants())}
 
+        chronicle = Chronicle(self._events, board, self.launcher.job_of)
+
+        def pools_changed() -> None:
+            chronicle.pools_changed(self._pools.pools or ())
+            on_change()
+
         self._board = board
-        self._pools.on_change = self.launcher.on_change = on_change
+        self._pools.on_change, self.launcher.on_change = pools_changed, on_change
         works = [
             self._pools.run(),
             self.launcher.jobs.run(),
+            Vigil(self._api, self.launcher).run(),
+            self._events.run(),
+            chronicle.run(),
             self._spaces.run(tenants),
             self.pod_keys.run(),
         ]

@@ -15,7 +15,7 @@ from allotment_allocator.adapters.kube.events import (
 from allotment_core.errors import PermissionDenied, Unavailable
 from allotment_testkit.clock import ManualClock
 
-JOB = job_reference("r-acme", "l-1-1", "u1")
+JOB = job_reference("r-acme/l-1-1", "u1")
 
 
 class Api:

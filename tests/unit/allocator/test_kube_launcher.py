@@ -13,6 +13,7 @@ from allotment_allocator.adapters.kube.informer import Informer
 from allotment_allocator.adapters.kube.jobs import TRAINER_LABEL, JobRules, make_job
 from allotment_allocator.adapters.kube.launcher import KubeLauncher
 from allotment_allocator.adapters.kube.nodes import trim_pod
+from allotment_allocator.adapters.kube.vigil import Vigil, refused
 from allotment_allocator.domain.pool import GPU, Place
 from allotment_allocator.domain.ports import TrainerOrder, TrainerState
 from allotment_core.errors import AlreadyExists, NotFound, PermissionDenied
@@ -37,6 +38,7 @@ class ApiServer:
         self._watches: dict[str, list[asyncio.Queue[Json]]] = {JOBS: [], PODS: []}
 
     def put(self, kind: str, item: Json, change: str = "MODIFIED") -> None:
+        item["metadata"].setdefault("uid", f"u-{next(self._versions)}")
         item["metadata"]["resourceVersion"] = str(next(self._versions))
         key = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
         if change == "DELETED":
@@ -134,9 +136,9 @@ def pod(trainer_id: str = "t-1", phase: str = "Running") -> Json:
 
 
 @asynccontextmanager
-async def launching(api: Any) -> AsyncIterator[KubeLauncher]:
+async def launching(api: Any, clock: ManualClock | None = None) -> AsyncIterator[KubeLauncher]:
     pods = Informer(api, PODS, trim_pod, lambda key: launcher.pod_changed(key))
-    launcher = KubeLauncher(api, RULES, Spaces(), pods, ManualClock())
+    launcher = KubeLauncher(api, RULES, Spaces(), pods, clock or ManualClock())
     tasks = [asyncio.create_task(each.run()) for each in (pods, launcher.jobs)]
     await pods.synced.wait()
     await launcher.jobs.synced.wait()
@@ -147,6 +149,13 @@ async def launching(api: Any) -> AsyncIterator[KubeLauncher]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await launcher.close()
+
+
+def told(launcher: KubeLauncher) -> list[tuple[str, str, str]]:
+    """What is told from now on: the Job's name, the reason, the sentence."""
+    heard: list[tuple[str, str, str]] = []
+    launcher.tell = lambda job, _kind, reason, note: heard.append((job["name"], reason, note))
+    return heard
 
 
 async def settled() -> None:
@@ -267,3 +276,121 @@ async def test_pods_of_a_node_that_is_gone_are_not_waited_for(gone: bool, grace_
         launcher.kill("t-1")
         await settled()
         assert api.graces == [grace_s]
+
+
+async def test_what_happens_to_a_job_is_told() -> None:
+    api = ApiServer()
+    async with launching(api) as launcher:
+        heard = told(launcher)
+        launcher.launch(order())
+        await settled()
+        waiting = pod(phase="Pending")
+        waiting["status"]["containerStatuses"] = [
+            {"state": {"waiting": {"reason": "ErrImagePull"}}}
+        ]
+        api.put(PODS, waiting)
+        await settled()
+        failed = pod(phase="Failed")
+        failed["status"]["containerStatuses"] = [{"state": {"terminated": {"exitCode": 3}}}]
+        api.put(PODS, failed)
+        conditions = [{"type": "Failed", "status": "True"}]
+        api.put(JOBS, {**api.objects[JOBS]["r-acme/l-1-1"], "status": {"conditions": conditions}})
+        await settled()
+    assert [(name, reason) for name, reason, _ in heard] == [
+        ("l-1-1", "Granted"),
+        ("l-1-1", "ImagePull"),
+        ("l-1-1", "TrainerEnded"),
+    ]
+    assert "exit status 3" in heard[-1][2]
+    assert "pools/h100, node n1, epoch 1" in heard[0][2]
+
+
+async def test_why_a_job_has_no_pod_is_its_wait_until_it_has_one() -> None:
+    api, clock = ApiServer(), ManualClock()
+    async with launching(api, clock) as launcher:
+        launcher.launch(order())
+        await settled()
+        assert launcher.without_pod(3) == []
+        clock.advance(3)
+        [key] = launcher.without_pod(3)
+        message = 'pods "l-1-1-x" is forbidden: exceeded quota: team, limited: pods=0'
+        launcher.explain(key, refused({"message": message}, "r-acme"))
+        [trainer] = launcher.trainers()
+        assert trainer.hint is not None
+        assert trainer.hint.reason == "POD_REFUSED"
+        assert "raise the ResourceQuota of namespace r-acme" in trainer.hint.message
+        api.put(PODS, pod())
+        await settled()
+        assert launcher.without_pod(3) == []
+        assert launcher.trainers()[0].hint is None
+
+
+async def test_a_pod_that_no_job_has_is_a_stray() -> None:
+    api = ApiServer()
+    api.put(PODS, pod())
+    async with launching(api) as launcher:
+        assert launcher.strays() == ["r-acme/l-1-1-x"]
+        launcher.launch(order())
+        await settled()
+        assert launcher.strays() == []
+
+
+class Asked:
+    """Answers about a Job without a pod."""
+
+    def __init__(self, *events: Json, there: bool = True) -> None:
+        self.events, self.there = list(events), there
+        self.asked: list[str] = []
+        self.deleted: list[str] = []
+
+    async def get(self, path: str, **params: str) -> Json:
+        self.asked.append(path)
+        if "/jobs/" in path and not self.there:
+            raise NotFound("none")
+        return {"items": self.events}
+
+    async def delete(self, path: str, body: Json | None = None) -> bool:
+        self.deleted.append(path)
+        return True
+
+
+async def test_the_clusters_own_events_say_why_a_job_has_no_pod() -> None:
+    api, clock = ApiServer(), ManualClock()
+    newest = {"message": "denied by policy", "lastTimestamp": "2026-01-02T00:00:00Z"}
+    older = {"message": "old", "lastTimestamp": "2026-01-01T00:00:00Z"}
+    asked = Asked(newest, older)
+    async with launching(api, clock) as launcher:
+        vigil = Vigil(asked, launcher)
+        launcher.launch(order())
+        await settled()
+        await vigil.look()
+        assert asked.asked == []
+        clock.advance(5)
+        await vigil.look()
+        await vigil.look()
+        assert len(asked.asked) == 2
+        [trainer] = launcher.trainers()
+        assert trainer.hint is not None
+        assert "denied by policy" in trainer.hint.message
+
+
+async def test_a_job_that_came_and_went_unseen_is_gone() -> None:
+    api, clock = ApiServer(), ManualClock()
+    async with launching(api, clock) as launcher:
+        launcher.launch(order())
+        await settled()
+        clock.advance(5)
+        await Vigil(Asked(there=False), launcher).look()
+        assert [gone.cause for gone in launcher.take_exits()] == ["its Job was deleted"]
+
+
+async def test_a_stray_pod_is_removed_at_the_second_look() -> None:
+    api = ApiServer()
+    api.put(PODS, pod())
+    asked = Asked()
+    async with launching(api) as launcher:
+        vigil = Vigil(asked, launcher)
+        await vigil.look()
+        assert asked.deleted == []
+        await vigil.look()
+        assert asked.deleted == ["/api/v1/namespaces/r-acme/pods/l-1-1-x"]

@@ -26,7 +26,9 @@ _REMEMBERED_MOST = 2000
 _LONGEST_NOTE = 1000
 
 
-def job_reference(namespace: str, name: str, uid: str) -> Json:
+def job_reference(key: str, uid: str) -> Json:
+    """`key`: namespace/name."""
+    namespace, name = key.split("/")
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

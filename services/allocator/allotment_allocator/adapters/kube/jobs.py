@@ -20,6 +20,7 @@ from allotment_allocator.adapters.kube.states import (
 from allotment_allocator.domain.cluster import DEDICATED, dedicated_to
 from allotment_allocator.domain.pool import CPU, GPU
 from allotment_allocator.domain.ports import TrainerOrder
+from allotment_core.names import LeaseName
 
 EPOCH_LABEL = "allotment.dev/epoch"
 TENANT_LABEL = "allotment.dev/tenant"
@@ -65,7 +66,11 @@ class JobRules:
 
 def job_name(order: TrainerOrder) -> str:
     """Of the lease and its epoch: a Job that is created twice is one."""
-    return f"{order.lease.lease_id.lower()}-{order.epoch}"
+    return name_for(order.lease, order.epoch)
+
+
+def name_for(lease: LeaseName, epoch: int) -> str:
+    return f"{lease.lease_id.lower()}-{epoch}"
 
 
 def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from allotment_allocator.adapters.kube import jobs
 from allotment_allocator.adapters.kube.api import Json, KubeApi
+from allotment_allocator.adapters.kube.events import NORMAL, WARNING, job_reference
 from allotment_allocator.adapters.kube.informer import Informer
 from allotment_allocator.adapters.kube.nodes import (
     HOME_LABEL,
@@ -15,7 +16,13 @@ from allotment_allocator.adapters.kube.nodes import (
     RELEASE_LABEL,
     is_trainer,
 )
-from allotment_allocator.adapters.kube.states import CLUSTER, job_view, judge
+from allotment_allocator.adapters.kube.states import (
+    CLUSTER,
+    NO_POD,
+    TROUBLES,
+    job_view,
+    judge,
+)
 from allotment_allocator.domain.lease import Wait
 from allotment_allocator.domain.ports import Trainer, TrainerExit, TrainerOrder, TrainerState
 from allotment_core.clock import Clock
@@ -46,8 +53,12 @@ class _Known:
     """namespace/name of its Job."""
     seen: bool = False
     """Its Job was there."""
+    uid: str = ""
+    """Of its Job, once the API server has taken it."""
     made_at: float | None = None
-    """Monotonic instant at which the API server took its Job."""
+    """Monotonic instant of that."""
+    refusal: Wait | None = None
+    """Why its Job can't make its pod."""
     ending: asyncio.Task[None] | None = None
 
 
@@ -95,6 +106,8 @@ class KubeLauncher:
         self.jobs = Informer(
             api, "/apis/batch/v1/jobs", job_view, self.job_changed, labelSelector=selector
         )
+        self.tell: Callable[[Mapping[str, str], str, str, str], None] = lambda *_: None
+        """Told what happens to Jobs, as `events.Events.tell` is."""
         self._known: dict[str, _Known] = {}
         self._pods_of: dict[str, set[str]] = {}
         """Keys of trainers' pods, by that of their Job."""
@@ -183,29 +196,32 @@ class KubeLauncher:
             if known.trainer.state is not TrainerState.LEAVING:
                 body = jobs.make_job(order, self._rules, order.resource)
                 namespace = self._namespaces.name_of(tenant)
-                await self._insist(lambda: self._made(namespace, body), known)
+                known.uid = await self._insist(lambda: self._made(namespace, body), known)
                 known.made_at = self._clock.monotonic()
+                self._tell(known, NORMAL, "Granted", _granted(order))
         except AllotmentError as e:
             self._namespaces.doubt(tenant)
             if not known.seen:
                 self._forget(known, f"its Job was refused: {e.message}")
 
-    async def _made(self, namespace: str, body: Json) -> None:
-        """Raises: Unavailable while an older Job of that name goes."""
+    async def _made(self, namespace: str, body: Json) -> str:
+        """Its uid. Raises: Unavailable while an older Job of that name goes."""
         path, name = f"/apis/batch/v1/namespaces/{namespace}/jobs", body["metadata"]["name"]
         try:
             async with self._creating:
-                await self._api.create(path, body)
+                there = await self._api.create(path, body)
         except AlreadyExists:
             there = await self._api.get(f"{path}/{name}")
             labels = there["metadata"].get("labels") or {}
-            if labels.get(jobs.TRAINER_LABEL) == body["metadata"]["labels"][jobs.TRAINER_LABEL]:
-                return
+            mine = body["metadata"]["labels"][jobs.TRAINER_LABEL]
+            if labels.get(jobs.TRAINER_LABEL) == mine:
+                return str(there["metadata"].get("uid", ""))
             await self._api.delete(f"{path}/{name}", {"propagationPolicy": "Background"})
             raise Unavailable(
                 f"an older Job {namespace}/{name} is in the way and is being removed",
                 reason="JOB_IN_THE_WAY",
             ) from None
+        return str(there["metadata"].get("uid", ""))
 
     async def _insist(self, work: Callable[[], Awaitable[Any]], known: _Known) -> Any:
         """Until the API server answers; what is in the way is the trainer's hint meanwhile."""
@@ -300,7 +316,8 @@ class KubeLauncher:
         mine = known.trainer.trainer_id
         if job is not None and job["labels"].get(jobs.TRAINER_LABEL) != mine:
             job = None  # An older one of that name, on its way out.
-        known.seen = known.seen or job is not None
+        if job is not None:
+            known.seen, known.uid = True, job["uid"]
         found = (self._pods.objects.get(pod) for pod in self._pods_of.get(key, ()))
         pods = [p for p in found if p and p["labels"].get(jobs.TRAINER_LABEL) == mine]
         verdict = judge(job, pods, seen=known.seen)
@@ -310,9 +327,18 @@ class KubeLauncher:
             self._move(known, TrainerState.RUNNING)
         elif verdict.leaving and known.trainer.state is not TrainerState.LEAVING:
             self._move(known, TrainerState.LEAVING)
-        elif verdict.hint != known.trainer.hint:
-            known.trainer = replace(known.trainer, hint=verdict.hint)
-            self._note()
+        else:
+            self._hint(known, verdict.hint)
+
+    def _hint(self, known: _Known, hint: Wait | None) -> None:
+        if hint is not None and hint.reason == NO_POD and known.refusal is not None:
+            hint = known.refusal
+        before, known.trainer = known.trainer.hint, replace(known.trainer, hint=hint)
+        if hint == before:
+            return
+        self._note()
+        if hint is not None and hint.reason in TROUBLES:
+            self._tell(known, WARNING, TROUBLES[hint.reason], hint.message)
 
     def _adopt(self, key: str, job: Json | None) -> _Known | None:
         """A Job that an earlier allocator has made; None: it has ended, or is none of ours."""
@@ -365,8 +391,55 @@ class KubeLauncher:
         self._known.pop(known.key, None)
         self._ids.pop(known.trainer.trainer_id, None)
         self._exits.append(TrainerExit(trainer=known.trainer, cause=cause, log_tail=""))
+        if known.trainer.state is not TrainerState.LEAVING:
+            self._tell(known, WARNING, "TrainerEnded", f"{known.trainer.lease}: {cause}")
         self._note()
         self.on_change()
+
+    def _tell(self, known: _Known, kind: str, reason: str, note: str) -> None:
+        if known.uid:
+            self.tell(job_reference(known.key, known.uid), kind, reason, note)
+
+    # For those who look after what is stuck
+
+    def job_of(self, lease: LeaseName, epoch: int) -> Mapping[str, str] | None:
+        """A reference to the Job of a lease's trainer, if it is known."""
+        key = f"{self._namespaces.name_of(lease.tenant)}/{jobs.name_for(lease, epoch)}"
+        known = self._known.get(key)
+        return job_reference(key, known.uid) if known is not None and known.uid else None
+
+    def without_pod(self, for_s: float) -> Sequence[str]:
+        """Keys of Jobs that were made so long ago and have no pod."""
+        latest = self._clock.monotonic() - for_s
+        return [
+            known.key
+            for known in self._known.values()
+            if known.trainer.state is TrainerState.STARTING
+            and known.made_at is not None
+            and known.made_at <= latest
+            and not self._pods_of.get(known.key)
+            and not self.jobs.objects.get(known.key, {}).get("suspended")
+        ]
+
+    def explain(self, key: str, refusal: Wait | None) -> None:
+        """Says why a Job has no pod; None: there is no Job any more."""
+        known = self._known.get(key)
+        if known is None:
+            return
+        if refusal is None:
+            self._forget(known, "its Job was deleted")
+        else:
+            known.refusal = refusal
+            self._look(key)
+
+    def strays(self) -> Sequence[str]:
+        """Keys of pods that are ours and that no Job of ours has."""
+        return [
+            pod
+            for job, pods in self._pods_of.items()
+            if job not in self._known and job not in self.jobs.objects
+            for pod in pods
+        ]
 
     def _note(self) -> None:
         self._version += 1
@@ -376,3 +449,9 @@ class KubeLauncher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _granted(order: TrainerOrder) -> str:
+    slots = "1 slot" if order.slot_count == 1 else f"{order.slot_count} slots"
+    place = f"{order.place.pool}, node {order.place.node}"
+    return f"{order.lease} has {slots} of {order.resource} in {place}, epoch {order.epoch}"

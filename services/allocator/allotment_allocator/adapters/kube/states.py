@@ -23,6 +23,14 @@ CONTAINER = "CONTAINER"
 SUSPENDED = "SUSPENDED"
 NO_POD = "NO_POD"
 CLUSTER = "CLUSTER"
+REFUSED = "POD_REFUSED"
+TROUBLES = {
+    IMAGE_PULL: "ImagePull",
+    UNSCHEDULABLE: "Unschedulable",
+    CONTAINER: "ContainerFailed",
+    REFUSED: "PodRefused",
+}
+"""What an Event is told about, and as what."""
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _SESSION = "it works as soon as its trainer has opened its session"
 
