@@ -122,8 +122,9 @@ def test_liveness_asks_the_process_alone_and_readiness_what_it_needs(rendered: R
     for deployment in rendered.of("Deployment"):
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
-        # No probe names a service: the name "" stays SERVING once the process does.
-        assert [probe["grpc"] for probe in probes] == 3 * [{"port": 8080}]
+        # The name "" is the process; "ready" says whether it serves, or stands by.
+        process, ready = {"port": 8080}, {"port": 8080, "service": "ready"}
+        assert [probe["grpc"] for probe in probes] == [process, ready, process]
         assert container["startupProbe"]["failureThreshold"] >= 120
         live = container["livenessProbe"]
         assert live["failureThreshold"] * live["periodSeconds"] >= 60

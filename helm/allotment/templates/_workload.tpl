@@ -148,12 +148,13 @@ spec:
             periodSeconds: 1
             timeoutSeconds: 3
             failureThreshold: 300
+          # It serves, or stands by and would. The database may be away: a process that stands by is ready all the same.
           readinessProbe:
-            grpc: {port: 8080}
-            periodSeconds: 5
+            grpc: {port: 8080, service: ready}
+            periodSeconds: 2
             timeoutSeconds: 3
             failureThreshold: 2
-          # Once it serves, health knows nothing of the database or of other services: only a process that hangs is ended.
+          # This health knows nothing of the database or of other services: only a process that hangs is ended.
           livenessProbe:
             grpc: {port: 8080}
             periodSeconds: 10
@@ -192,6 +193,8 @@ metadata:
     {{- include "allotment.labels" $label | nindent 4 }}
 spec:
   clusterIP: None
+  # Callers ask each pod whether it serves; one that doesn't yet is found the sooner.
+  publishNotReadyAddresses: true
   selector:
     {{- include "allotment.selector" $label | nindent 4 }}
   ports:
