@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from allotment_api.search.v1 import search_pb2 as pb
+from allotment_controller.adapters.sampling import ThreadedSampling
 from allotment_controller.domain.experiment import BudgetStart
 from allotment_testkit.search_world import SearchWorld, all_trials, create, ended, spec
 
@@ -140,3 +141,32 @@ async def test_each_experiment_keeps_what_its_budget_counts_from(tmp_path: Path)
             resumed = (await stub.ResumeExperiment(longer)).experiment
             assert resumed.HasField("deadline")
             await stub.DeleteExperiment(pb.DeleteExperimentRequest(request_id="d", name=NAME))
+
+
+async def test_the_sampler_is_loaded_while_the_first_lease_is_waited_for(
+    world: SearchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed: list[str] = []
+    monkeypatch.setattr(ThreadedSampling, "warm_up", lambda self: warmed.append("now"))
+    async with world.controller() as stub:
+        await create(stub, waiting(trial_count=30))
+        await until(stub, lambda e: e.HasField("wait"))
+        assert warmed
+
+
+async def test_a_lease_takes_many_trials_and_is_released_when_none_is_left(
+    world: SearchWorld,
+) -> None:
+    world.manners.train_s = 0.05
+    world.allocator.open_slots(4)
+    async with world.controller() as stub:
+        await create(stub, waiting(trial_count=24, max_parallel_trials=4))
+        # All of them before the first trial has ended.
+        await until(stub, lambda e: e.running_trial_count == 4)
+        assert len(world.allocator.leases) == 4
+        await ended(stub, NAME)
+        assert len(world.allocator.leases) == 4
+        assert len(await all_trials(stub, NAME)) == 24
+        async with asyncio.timeout(5):
+            while world.allocator.live:  # noqa: ASYNC110 (another server's fact)
+                await asyncio.sleep(0.02)

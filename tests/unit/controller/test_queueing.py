@@ -1,5 +1,6 @@
 """The wait for the first lease: what it costs, how it is told, and how it ends."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -185,3 +186,17 @@ def test_a_timeout_that_can_be_no_wait_is_refused(timeout_s: float) -> None:
     with pytest.raises(InvalidArgument, match="queue_timeout") as caught:
         check_budget(Budget(trial_count=1, queue_timeout_s=timeout_s))
     assert caught.value.reason == "INVALID_QUEUE_TIMEOUT"
+
+
+def test_plans_of_before_count_from_their_call() -> None:
+    raw = json.loads(plan_to_json(experiment(BudgetStart.CREATED, wall_time_s=60.0).plan))
+    new = ("budget_start", "grant_time", "queue_timeout_s", "queue_deadline")
+    old = plan_from_json(json.dumps({k: v for k, v in raw.items() if k not in new}), b"")
+    assert old.start_time == NOW
+    assert old.deadline == later(60.0)
+    assert not old.waits_for_grant
+
+
+def test_the_version_before_reads_what_it_knows_of_a_plan() -> None:
+    raw = json.loads(plan_to_json(experiment(wall_time_s=60.0, queue_timeout_s=5.0).plan))
+    assert raw["spec"]["budget"].keys() == {"wall_time_s", "started_before_s", "trial_count"}

@@ -85,6 +85,8 @@ class Conductor:
         """Leads the experiment to its end."""
         for number in sorted(self._ledger.exporting):
             self._exports.start(number)
+        if self._prefetch is not None and self.experiment.plan.waits_for_grant:
+            self._prefetch.warm_up()
         while not (self.experiment.ended or self._closed):
             self._wake.clear()
             try:

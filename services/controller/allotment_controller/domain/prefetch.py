@@ -70,6 +70,10 @@ class Prefetch:
             self._fetch(ledger, families, count, left_s, one_slot=_slots(ledger, slot_count) == 1)
         )
 
+    def warm_up(self) -> None:
+        """Nothing runs yet, so that loading the sampler takes no time from trials."""
+        self._sampling.warm_up()
+
     def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
