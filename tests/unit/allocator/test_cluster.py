@@ -94,16 +94,23 @@ def replace_effect(taint: Taint) -> Taint:
     return Taint(taint.key, taint.value, "PreferNoSchedule")
 
 
-def open_gpu_node(name: str) -> NodeView:
-    allocatable = {"nvidia.com/gpu": 4.0, "cpu": 8.0, "memory": float(64 << 30), "pods": 110.0}
+def open_gpu_node(name: str, cores: float = 8.0) -> NodeView:
+    allocatable = {"nvidia.com/gpu": 2.0, "cpu": cores, "memory": float(64 << 30), "pods": 110.0}
     return gpu_node(name, taints=(), allocatable=allocatable)
 
 
-def test_a_cluster_of_gpu_nodes_alone_has_cpu_slots_on_half_of_each() -> None:
+def test_a_cluster_of_gpu_nodes_alone_has_cpu_slots_beside_the_devices() -> None:
     pools = made(open_gpu_node("a"), gpu_node("tainted"))
-    assert pools["h100"].slot_count == 12
-    assert [(n.name, n.slot_count) for n in pools["h100-cpu"].nodes] == [("a", 4)]
+    assert pools["h100"].slot_count == 10
+    assert [n.name for n in pools["h100-cpu"].nodes] == ["a"]
     assert pools["h100-cpu"].resource == CPU
+
+
+@pytest.mark.parametrize(("cores", "slots"), [(16.0, 8), (10.0, 5), (8.0, 4), (4.0, 4)])
+def test_devices_keep_what_they_need_at_most_half_and_nothing_in_vain(
+    cores: float, slots: int
+) -> None:
+    assert made(open_gpu_node("a", cores))["h100-cpu"].slot_count == slots
 
 
 def test_cpu_slots_beside_devices_end_where_other_nodes_have_some() -> None:

@@ -193,13 +193,20 @@ def _slots(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> dic
             devices[resource] = max(0, int(amount - others.get(name, 0)))
     if not all(_is_tolerated(taint, node, rules) for taint in _taints(node)):
         return {}
-    return devices or {CPU: _cpu_slots(node, others, rules, 1.0)}
+    return devices or {CPU: _cpu_slots(node, others, rules)}
 
 
-def _cpu_slots(node: NodeView, others: Mapping[str, float], rules: PoolRules, share: float) -> int:
-    """`share`: of the free cores and memory."""
-    free_cores = share * (node.allocatable.get("cpu", 0.0) - others.get("cpu", 0.0))
-    free_bytes = share * (node.allocatable.get("memory", 0.0) - others.get("memory", 0.0))
+def _cpu_slots(
+    node: NodeView, others: Mapping[str, float], rules: PoolRules, devices: float = 0.0
+) -> int:
+    """What the node's devices need stays with them."""
+    free_cores = _beside(
+        node.allocatable.get("cpu", 0.0) - others.get("cpu", 0.0), devices * rules.gpu_threads
+    )
+    free_bytes = _beside(
+        node.allocatable.get("memory", 0.0) - others.get("memory", 0.0),
+        devices * rules.gpu_memory_bytes,
+    )
     slots = min(
         int(free_cores / (rules.cores_per_slot or rules.threads_per_slot) + _ROUNDING),
         free_bytes // rules.memory_bytes_per_slot,
@@ -208,16 +215,21 @@ def _cpu_slots(node: NodeView, others: Mapping[str, float], rules: PoolRules, sh
     return max(0, int(slots))
 
 
+def _beside(free: float, needed: float) -> float:
+    """Devices keep what they need, at most half; nothing where it can't do for them anyway."""
+    return free if needed > free else max(free - needed, free / 2)
+
+
 def _cpu_slots_beside_devices(node: NodeView, others: Mapping[str, float], rules: PoolRules) -> int:
-    """Half of the node's cores and memory stay with its devices."""
-    devices = any(
-        amount > 0 and (name == rules.gpu_resource or name.startswith(rules.mig_prefix))
+    devices = sum(
+        amount
         for name, amount in node.allocatable.items()
+        if name == rules.gpu_resource or name.startswith(rules.mig_prefix)
     )
     only_ours = replace(rules, tolerated=())
     if not devices or not all(_is_tolerated(taint, node, only_ours) for taint in _taints(node)):
         return 0
-    return _cpu_slots(node, others, rules, 0.5)
+    return _cpu_slots(node, others, rules, devices)
 
 
 def _is_tolerated(taint: Taint, node: NodeView, rules: PoolRules) -> bool:
