@@ -13,8 +13,9 @@ from grpc.aio import AioRpcError
 
 from allotment_api.dataset.v1 import blob_pb2, dataset_pb2
 from allotment_core.clock import SystemClock
-from allotment_core.errors import AllotmentError, InvalidArgument
+from allotment_core.errors import AllotmentError, InvalidArgument, Unavailable
 from allotment_core.rpc.client import from_rpc_error
+from allotment_dataset.adapters.byte_stores import opened_store
 from allotment_dataset.build import build
 from allotment_testkit.dataset_service import (
     TENANT,
@@ -164,3 +165,34 @@ async def test_settings_that_can_not_be_are_refused_at_the_start(
     config = config_of(tmp_path, **{**settings(s3_server, "some-bucket"), **changes})
     with pytest.raises(InvalidArgument, match=text):
         await build(config, SystemClock())
+
+
+async def test_a_start_waits_for_a_server_that_is_not_there_yet(
+    front: FaultyS3, s3_bucket: str, tmp_path: Path
+) -> None:
+    # One more than a request is repeated by itself.
+    for _ in range(6):
+        front.add(Fault(method="GET", status=503, code="SlowDown"))
+    config = config_of(tmp_path, **settings(front.server, s3_bucket))
+    opened = await opened_store(config)
+    await opened.close()
+
+
+async def test_a_start_ends_when_the_server_stays_away(
+    front: FaultyS3, s3_bucket: str, tmp_path: Path
+) -> None:
+    for _ in range(20):
+        front.add(Fault(method="GET", status=503, code="SlowDown"))
+    config = config_of(tmp_path, **settings(front.server, s3_bucket))
+    with pytest.raises(Unavailable) as caught:
+        await opened_store(config, open_patience_s=0.0)
+    assert caught.value.reason == "STORE_UNAVAILABLE"
+
+
+async def test_a_start_does_not_wait_where_keys_are_wrong(
+    front: FaultyS3, s3_bucket: str, tmp_path: Path
+) -> None:
+    front.add(Fault(method="GET", status=403, code="InvalidAccessKeyId"))
+    with pytest.raises(Unavailable) as caught:
+        await opened_store(config_of(tmp_path, **settings(front.server, s3_bucket)))
+    assert caught.value.reason == "STORE_DENIED"

@@ -1,6 +1,8 @@
 """The store of all bytes that the settings name."""
 
+import asyncio
 import importlib.util
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,11 +10,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from allotment_core.blobs import BlobStore, FolderBlobStore
-from allotment_core.errors import InvalidArgument, clip
+from allotment_core.errors import InvalidArgument, Unavailable, clip
 from allotment_dataset.config import DatasetConfig
 
 if TYPE_CHECKING:
-    from allotment_core.blobs.s3 import S3Config
+    from allotment_core.blobs.s3 import S3BlobStore, S3Config
+
+log = logging.getLogger(__name__)
+
+OPEN_PATIENCE_S = 30.0
+"""How long a start waits for a server that is not there yet, as it does for a database."""
+_PAUSE_S = 0.5
+_AWAY = ("STORE_UNREACHABLE", "STORE_UNAVAILABLE")
 
 
 async def _nothing() -> None:
@@ -33,7 +42,9 @@ class OpenStore:
     close: Callable[[], Awaitable[None]] = _nothing
 
 
-async def opened_store(config: DatasetConfig) -> OpenStore:
+async def opened_store(
+    config: DatasetConfig, open_patience_s: float = OPEN_PATIENCE_S
+) -> OpenStore:
     """Raises: InvalidArgument for settings that name no store; Unavailable when a bucket can't be
     used, and why.
     """
@@ -49,11 +60,24 @@ async def opened_store(config: DatasetConfig) -> OpenStore:
 
     store = S3BlobStore(s3_config, config.work_dir / "sending")
     try:
-        await store.open()
+        await _open(store, open_patience_s)
     except BaseException:
         await store.close()
         raise
     return OpenStore(blobs=store, drop_unfinished=store.drop_unfinished, close=store.close)
+
+
+async def _open(store: "S3BlobStore", patience_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + patience_s
+    while True:
+        try:
+            return await store.open()
+        except Unavailable as e:
+            if e.reason not in _AWAY or loop.time() >= ends:
+                raise
+            log.info("the object store is not there yet", extra={"reason": e.reason})
+        await asyncio.sleep(_PAUSE_S)
 
 
 def _s3_config(config: DatasetConfig) -> "S3Config":
