@@ -122,6 +122,24 @@ def test_settings_of_the_cluster_are_the_allocators_own_defaults() -> None:
     }
 
 
+def test_every_setting_of_the_cluster_is_set() -> None:
+    """Nothing that the allocator can be told is left out; ports of pods are fixed."""
+    env = environment("allocator", {**KUEUE, **PULL_SECRETS})
+    left_out = {
+        field.name
+        for field in dataclasses.fields(ClusterConfig)
+        if f"ALLOTMENT_CLUSTER_{field.name.upper()}" not in env
+    }
+    assert left_out == {"kubeconfig", "controller_pod_port", "dataset_pod_port"}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_nodes_are_given_to_tenants_where_that_is_wanted(wanted: bool) -> None:
+    loaded = load_cluster(environment("allocator", {"dedicatedNodes": {"enabled": wanted}}))
+    assert loaded is not None
+    assert loaded.dedicated_nodes is wanted
+
+
 def test_the_allocator_knows_where_it_is_and_how_trainers_reach_the_services() -> None:
     loaded = load_cluster(
         environment_of(

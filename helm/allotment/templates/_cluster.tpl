@@ -48,6 +48,7 @@ ALLOTMENT_CLUSTER_MIG_PREFIX: {{ $v.trainer.gpu.migPrefix }}
 ALLOTMENT_CLUSTER_GPU_THREADS: {{ include "allotment.text" $v.trainer.gpu.cores | quote }}
 ALLOTMENT_CLUSTER_GPU_MEMORY_BYTES: {{ include "allotment.bytes" $v.trainer.gpu.memory | quote }}
 ALLOTMENT_CLUSTER_POOLS: {{ $pools | toJson | quote }}
+ALLOTMENT_CLUSTER_ABSENCE_S: {{ include "allotment.text" $v.controllerAbsenceSeconds | quote }}
 ALLOTMENT_CLUSTER_LOST_AFTER_S: {{ include "allotment.text" $v.nodeLostAfterSeconds | quote }}
 ALLOTMENT_CLUSTER_SLOT_CORES: {{ include "allotment.text" $v.trainer.cpu.cores | quote }}
 ALLOTMENT_CLUSTER_SLOT_CORES_LIMIT: {{ include "allotment.text" $v.trainer.cpu.coresLimit | quote }}
