@@ -33,6 +33,7 @@ from allotment_core.errors import (
 from allotment_core.rpc import RpcServer
 from allotment_core.rpc.chain import Limits
 from allotment_core.rpc.client import channel, from_rpc_error
+from allotment_gateway.adapters import upstreams
 from allotment_gateway.build import Gateway, build
 from allotment_gateway.config import GatewayConfig, GatewayServer
 from allotment_gateway.domain.routes import SERVICES
@@ -335,3 +336,40 @@ async def test_tls_before_and_behind_it(stubs: Stubs, tmp_path: Path) -> None:
         assert await get_tenant(served.channel(address=at, ca=authority.pem))
         assert isinstance(await failure(get_tenant(served.channel(address=at))), Unavailable)
         await serving_state(f"127.0.0.1:{gateway.health_port}", "dataset")
+
+
+async def test_a_replaced_authority_counts_without_a_restart(
+    stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstreams, "LOOK_AT_FILES_S", 0.05)
+    before, after, signer, clock = Authority(), Authority(), new_signer(), SystemClock()
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(before.pem)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def serve(authority: Authority, address: str) -> Served:
+            tls = authority.issue(tmp_path / "tls", "dataset")
+            verifier = TokenVerifier(signer.public_key_pem, clock)
+            server = RpcServer(stubs.services, verifier, clock, address, tls=tls)
+            running = Served(server, await server.start(), signer, clock)
+            stack.push_async_callback(server.stop, 0)
+            stack.push_async_callback(running.close)
+            return running
+
+        served = await serve(before, "127.0.0.1:0")
+        settings = config(served.address, services_ca_file=ca)
+        gateway = build(settings, GatewayServer(address="127.0.0.1:0"))
+        at = f"127.0.0.1:{await gateway.start()}"
+        stack.push_async_callback(gateway.stop, 0)
+        opened = served.channel(address=at)
+        assert await get_tenant(opened)
+        await serving_state(at, "dataset")
+
+        aside = tmp_path / "aside"
+        aside.write_bytes(before.pem + after.pem)
+        aside.replace(ca)
+        await served.server.stop(0)
+        await serve(after, served.address)
+        async with asyncio.timeout(20):
+            await until_all_pass(opened)
+            await serving_state(at, "dataset")

@@ -1,6 +1,7 @@
 """A certificate authority of one's own, for services on this machine."""
 
 import ipaddress
+import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +22,9 @@ class Authority:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "allotment local CA")])
+        # Two of one name in a bundle: gRPC would try one of them alone.
+        title = f"allotment local CA {secrets.token_hex(4)}"
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
         certificate = (
             _builder(self._name, self._name, self._key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -171,7 +171,8 @@ def _authorities(
     """Who signs and counts now, what has to be written for it, and what people should know."""
     name, ca_name = f"{config.release}-ca-key", _ca(config)
     stored, published = found.get(name), found.get(ca_name)
-    title = f"{config.release} CA {now:%Y-%m-%d}"
+    # Each has a name of its own: of two with one name, gRPC would try one alone.
+    title = f"{config.release} CA {secrets.token_hex(4)}"
     notes: tuple[str, ...] = ()
     if stored is None:
         _check_key_can_be_made(published, ca_name, name)
