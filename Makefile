@@ -76,10 +76,12 @@ $(IMAGES:%=image-%): image-%:
 chart: $(VENV)/.dev ## the Helm chart: lint, k8s/ against what it renders, its tests (needs helm)
 	helm lint --strict helm/allotment
 	k8s/check_drift.sh $(BIN)/python
+	$(BIN)/python helm/values_table.py --check
 	$(BIN)/pytest tests/chart
 
-chart-manifests: $(VENV)/.dev ## write k8s/ from the chart (needs helm)
+chart-manifests: $(VENV)/.dev ## write k8s/ from the chart, and its README's table (needs helm)
 	$(BIN)/python k8s/render.py
+	$(BIN)/python helm/values_table.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
