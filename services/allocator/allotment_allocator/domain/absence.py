@@ -13,7 +13,7 @@ class Absence:
     def __init__(self, *, ttl_s: float, spared_s: float) -> None:
         """`spared_s`: for how long leases are kept beyond their time to live; 0: not at all."""
         self._silence_s = ttl_s / 2
-        """Renewals come each quarter of the time to live."""
+        """Renewals come several times within the time to live."""
         self._spared_s = spared_s
         self._heard = -math.inf
         self._back = -math.inf
