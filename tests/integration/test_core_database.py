@@ -32,7 +32,7 @@ from allotment_testkit.clock import ManualClock
 from allotment_testkit.db import opened_database, write_migration
 
 TABLE = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT UNIQUE)"
-ADD = sa.text("INSERT INTO item SELECT coalesce(max(id), 0) + 1, :n FROM item")
+ADD = sa.text("INSERT INTO item (id, name) SELECT coalesce(max(id), 0) + 1, :n FROM item")
 
 
 @pytest.fixture
@@ -366,10 +366,49 @@ async def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
         pass
     with closing(sqlite3.connect(tmp_path / "test.db")) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0009'")
+        connection.execute("UPDATE schema_support SET oldest_code = '0009'")
         connection.commit()
     with pytest.raises(FailedPrecondition, match=r"0009.*0001") as caught:
         await reopen(tmp_path)
     assert caught.value.reason == "SCHEMA_TOO_NEW"
+
+
+async def test_code_of_before_works_with_a_schema_to_which_things_were_only_added(
+    tmp_path: Path, database_url: str
+) -> None:
+    url = database_url or f"sqlite:///{tmp_path}/test.db"
+    newer = tmp_path / "newer"
+    write_migration(newer, 1, [TABLE])
+    write_migration(newer, 2, ["ALTER TABLE item ADD COLUMN note TEXT"], additive=True)
+    write_migration(newer, 3, ["CREATE TABLE more (id INTEGER)"], additive=True)
+    await (await Database.open(url, migrations=newer, clock=SystemClock())).close()
+    for known in (1, 2):
+        older = tmp_path / f"older{known}"
+        for number in range(1, known + 1):
+            write_migration(older, number, [TABLE])
+        database = await Database.open(url, migrations=older, clock=SystemClock())
+        await database.write(add(f"by {known}"))
+        await database.close()
+    database = await Database.open(url, migrations=newer, clock=SystemClock())
+    assert await database.read(names) == ["by 1", "by 2"]
+    await database.close()
+
+
+async def test_code_from_before_a_change_of_what_is_there_is_refused(
+    tmp_path: Path, database_url: str
+) -> None:
+    url = database_url or f"sqlite:///{tmp_path}/test.db"
+    newer, older = tmp_path / "newer", tmp_path / "older"
+    write_migration(newer, 1, [TABLE])
+    write_migration(newer, 2, ["CREATE TABLE other (id INTEGER)"])
+    write_migration(newer, 3, ["CREATE TABLE more (id INTEGER)"], additive=True)
+    await (await Database.open(url, migrations=newer, clock=SystemClock())).close()
+    write_migration(older, 1, [TABLE])
+    with pytest.raises(FailedPrecondition, match=r"0003.*0001") as caught:
+        await Database.open(url, migrations=older, clock=SystemClock())
+    assert caught.value.reason == "SCHEMA_TOO_NEW"
+    write_migration(older, 2, ["CREATE TABLE other (id INTEGER)"])
+    await (await Database.open(url, migrations=older, clock=SystemClock())).close()
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from alembic import op
 from allotment_core.db import request_log
 
 revision = "{number}"
+is_additive = {additive}
 down_revision = {previous!r}
 
 
@@ -24,7 +25,9 @@ def upgrade() -> None:
 """
 
 
-def write_migration(folder: Path, number: int, statements: Sequence[str]) -> None:
+def write_migration(
+    folder: Path, number: int, statements: Sequence[str], *, additive: bool = False
+) -> None:
     """Adds `versions/000N_step.py` to a folder; the first one creates the request log too."""
     versions = folder / "versions"
     versions.mkdir(parents=True, exist_ok=True)
@@ -33,6 +36,7 @@ def write_migration(folder: Path, number: int, statements: Sequence[str]) -> Non
             number=f"{number:04}",
             previous=f"{number - 1:04}" if number > 1 else None,
             first=number == 1,
+            additive=additive,
             statements=list(statements),
         )
     )

@@ -3,9 +3,15 @@
 A service has `adapters/migrations/versions/0001_what.py`, `0002_...`: Alembic revisions in one
 line, whose `revision` is the file's number ("0001"). There is no env.py: all of them run in one
 transaction. Alembic itself is imported only when there is something to do.
+
+A revision with `is_additive = True` leaves everything that the code of the version before needs:
+it makes tables, and columns that may be null or have a default. The database notes the oldest
+revision whose code still works with it, and that code takes it as it is: the old version goes on
+during an upgrade, and can come back after one.
 """
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +25,10 @@ from allotment_core.errors import FailedPrecondition
 if TYPE_CHECKING:
     from types import ModuleType
 
+log = logging.getLogger(__name__)
+
 _VERSION_TABLE = "alembic_version"
+_SUPPORT_TABLE = "schema_support"
 _ALEMBIC = threading.Lock()
 """`alembic.op` stands for one migration of the whole process: several databases take turns."""
 
@@ -44,8 +53,8 @@ def schema_name(migrations: str | Path) -> str:
 def migrate(engine: sa.Engine, versions: Path, backend: Backend) -> bool:
     """Runs the revisions that the database lacks, all or none; whether there were any.
 
-    Raises: FailedPrecondition (SCHEMA_TOO_NEW) when it holds a revision that this code does not
-    know.
+    A newer database is left as it is. Raises: FailedPrecondition (SCHEMA_TOO_NEW) when it is so new
+    that this code does not work with it.
     """
     files = {f.name.split("_")[0]: f for f in sorted(versions.glob("[0-9]*_*.py"))}
     if not files:
@@ -74,22 +83,21 @@ def _upgrade(
 
     current = current_revision(connection)  # again: now we hold the lock
     if current is not None and current not in files:
-        raise FailedPrecondition(
-            f"{backend.name} was written by a newer version (its schema is {current}, this version "
-            f"knows up to {head}); start the version that wrote it, or restore an older backup",
-            reason="SCHEMA_TOO_NEW",
-        )
+        _check_support(connection, current, head, backend)
+        return False
     pending = [number for number in sorted(files) if current is None or number > current]
     context = MigrationContext.configure(connection)
+    modules = {number: _load(number, file) for number, file in sorted(files.items())}
     with _ALEMBIC, Operations.context(context):
         for number in pending:
-            _load(number, files[number]).upgrade()
+            modules[number].upgrade()
     if current is None:
         connection.exec_driver_sql(
             f"CREATE TABLE {_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
         )
     connection.exec_driver_sql(f"DELETE FROM {_VERSION_TABLE}")
     connection.execute(sa.text(f"INSERT INTO {_VERSION_TABLE} VALUES (:head)"), {"head": head})
+    _note_support(connection, modules)
     broken = backend.settle_schema(connection)
     if broken:
         raise FailedPrecondition(
@@ -99,6 +107,36 @@ def _upgrade(
             reason="MIGRATION_FAILED",
         )
     return bool(pending)
+
+
+def _note_support(connection: sa.Connection, modules: Mapping[str, "ModuleType"]) -> None:
+    oldest = ""
+    for number, module in modules.items():
+        if not (oldest and getattr(module, "is_additive", False)):
+            oldest = number
+    connection.exec_driver_sql(
+        f"CREATE TABLE IF NOT EXISTS {_SUPPORT_TABLE} (oldest_code VARCHAR(32) NOT NULL)"
+    )
+    connection.exec_driver_sql(f"DELETE FROM {_SUPPORT_TABLE}")
+    connection.execute(
+        sa.text(f"INSERT INTO {_SUPPORT_TABLE} VALUES (:oldest)"), {"oldest": oldest}
+    )
+
+
+def _check_support(connection: sa.Connection, current: str, head: str, backend: Backend) -> None:
+    oldest = None
+    if sa.inspect(connection).has_table(_SUPPORT_TABLE):
+        oldest = connection.exec_driver_sql(f"SELECT oldest_code FROM {_SUPPORT_TABLE}").scalar()
+    if oldest is None or head < oldest:
+        raise FailedPrecondition(
+            f"{backend.name} was written by a newer version (its schema is {current}, this version "
+            f"knows up to {head}); start the version that wrote it, or restore an older backup",
+            reason="SCHEMA_TOO_NEW",
+        )
+    log.info(
+        "the schema is a newer version's",
+        extra={"database": backend.name, "schema": current, "known": head},
+    )
 
 
 def _load(number: str, path: Path) -> "ModuleType":

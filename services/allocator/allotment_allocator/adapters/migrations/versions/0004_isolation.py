@@ -8,6 +8,7 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
+is_additive = True
 
 
 def upgrade() -> None:
