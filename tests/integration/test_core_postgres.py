@@ -366,7 +366,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path, url: str) -> None:
     async with opened_database(tmp_path, TABLES, url=url) as database:
         for column in ("alembic_version SET version_num", "schema_support SET oldest_code"):
             later = sa.text(f"UPDATE {column} = '0009'")
-            await database.write(lambda c, later=later: c.execute(later).rowcount)
+            await database.write(partial(sa.Connection.execute, statement=later))
     with pytest.raises(FailedPrecondition, match=r"schema allotment.*0009.*0001") as caught:
         await open_at(url, tmp_path)
     assert caught.value.reason == "SCHEMA_TOO_NEW"

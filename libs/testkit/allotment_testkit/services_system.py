@@ -102,14 +102,31 @@ class ServicesSystem:
 
     def leader(self, service: str) -> str:
         """The process that serves it, "controller-2"; waits until there is one."""
-        addresses: dict[str, str] = json.loads((self.folder / "health.json").read_text())
+        return self._until_one_says(service, service)[0]
+
+    def wait_for_others(self, service: str) -> None:
+        """Until every process of it serves or stands by."""
+        count = sum(service_of(process) == service for process in self._health)
+        while len(self._until_one_says(service, "ready")) < count:
+            time.sleep(0.02)
+
+    def _until_one_says(self, service: str, name: str) -> list[str]:
+        """The processes of a service that say SERVING of the name, once there are any."""
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
-            for process, address in addresses.items():
-                if service_of(process) == service and _serves(address, service):
-                    return process
+            if saying := [
+                process
+                for process, address in self._health.items()
+                if service_of(process) == service and _serves(address, name)
+            ]:
+                return saying
             time.sleep(0.02)
-        raise TimeoutError(f"no {service} serves: {self.log}")
+        raise TimeoutError(f"no {service} says {name}: {self.log}")
+
+    @property
+    def _health(self) -> dict[str, str]:
+        addresses: dict[str, str] = json.loads((self.folder / "health.json").read_text())
+        return addresses
 
     @property
     def trainers(self) -> list[int]:
