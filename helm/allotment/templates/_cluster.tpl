@@ -45,6 +45,7 @@ ALLOTMENT_CLUSTER_DNS_ADDRESSES: {{ $v.networkPolicy.dns.addresses | join "," | 
 ALLOTMENT_CLUSTER_CA_FILE: /etc/allotment/tls/ca.crt
 ALLOTMENT_CLUSTER_GPU_RESOURCE: {{ $v.trainer.gpu.resource }}
 ALLOTMENT_CLUSTER_MIG_PREFIX: {{ $v.trainer.gpu.migPrefix }}
+ALLOTMENT_CLUSTER_TOLERATED_TAINTS: {{ $v.trainer.toleratedTaints | join "," | quote }}
 ALLOTMENT_CLUSTER_GPU_THREADS: {{ include "allotment.text" $v.trainer.gpu.cores | quote }}
 ALLOTMENT_CLUSTER_GPU_MEMORY_BYTES: {{ include "allotment.bytes" $v.trainer.gpu.memory | quote }}
 ALLOTMENT_CLUSTER_POOLS: {{ $pools | toJson | quote }}

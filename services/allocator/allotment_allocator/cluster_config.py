@@ -118,6 +118,8 @@ class ClusterConfig:
     """While no lease at all is renewed, since the controller is away, leases outlive their time to
     live by so long; their trainers work on meanwhile.
     """
+    tolerated_taints: tuple[str, ...] = ()
+    """Keys of taints that trainers tolerate, beside that which is called like the GPU resource."""
     lost_after_s: float = 40.0
     """A node that is not ready for so long is lost, unless most of its pool went with it."""
 

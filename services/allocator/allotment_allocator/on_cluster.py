@@ -137,6 +137,8 @@ def pool_rules(config: ClusterConfig) -> PoolRules:
         gpu_memory_bytes=config.gpu_memory_bytes,
         prices=config.prices,
         declared=config.declared_pools,
+        tolerated=(config.gpu_resource, *config.tolerated_taints),
+        tolerated_by_all=config.tolerated_taints,
         lost_after_s=config.lost_after_s,
         release=config.release,
         home=config.namespace,
@@ -159,6 +161,8 @@ def job_rules(config: ClusterConfig) -> JobRules:
         cache_bytes=config.trainer_cache_bytes,
         priority_class=config.trainer_priority_class,
         runtime_class=config.trainer_runtime_class,
+        cpu_limit_share=config.slot_cores_limit / config.slot_cores,
+        tolerated=config.tolerated_taints,
         environment=config.environment,
     )
 

@@ -216,3 +216,73 @@ def test_marks_are_valid_and_differ_however_long_their_tenants_names_are() -> No
     marks = {dedicated_to("r" * 40, tenant) for tenant in (long, other)}
     assert len(marks) == 2
     assert all(len(m) <= 63 and is_dedicated_by(m, "ns", "r" * 40, "ns") for m in marks)
+
+
+def labelled(pool: str) -> NodeView:
+    return cpu_node("a", labels={"allotment.dev/pool": pool})
+
+
+def test_slots_of_two_kinds_are_two_pools_whatever_their_labels() -> None:
+    unlabelled = made(cpu_node("a"), gpu_node("b", labels={}))
+    assert {name: pool.resource for name, pool in unlabelled.items()} == {
+        "default": CPU,
+        "default-gpu": GPU,
+    }
+    mixed = made(labelled("big"), gpu_node("b", pool="big"))
+    assert {name: pool.resource for name, pool in mixed.items()} == {"big": GPU, "big-cpu": CPU}
+
+
+def test_a_first_gpu_does_not_rename_the_pool_of_nodes_without_a_label() -> None:
+    before = made(cpu_node("a"))
+    after = made(cpu_node("a"), gpu_node("b", labels={}))
+    assert before["default"] == after["default"]
+
+
+def test_devices_of_two_products_are_two_pools() -> None:
+    other = {"allotment.dev/pool": "h100", "nvidia.com/gpu.product": "Tesla T4"}
+    pools = made(gpu_node("a"), gpu_node("b", labels=other))
+    assert {name: pool.product for name, pool in pools.items()} == {
+        "h100-H100": "H100",
+        "h100-Tesla-T4": "Tesla T4",
+    }
+
+
+def small_gpu_node(name: str) -> NodeView:
+    allocatable = {"nvidia.com/gpu": 1.0, "cpu": 3.92, "memory": 15.0 * (1 << 30)}
+    return gpu_node(name, allocatable=allocatable)
+
+
+def test_a_small_node_gives_its_device_what_it_has() -> None:
+    pool = made(small_gpu_node("a"), gpu_node("c", pool="other"))["h100"]
+    assert pool.slot_count == 1
+    assert (pool.threads_per_slot, pool.cores_per_slot) == (3, 3.5)
+    assert 13 << 30 <= pool.memory_bytes_per_slot < 14 << 30
+
+
+def test_a_device_that_a_node_has_no_cores_for_is_no_slot() -> None:
+    node = gpu_node(
+        "a", allocatable={"nvidia.com/gpu": 8.0, "cpu": 64.0, "memory": 512.0 * (1 << 30)}
+    )
+    pool = made(node, a={"cpu": 40.0})["h100"]
+    assert (pool.cores_per_slot, pool.slot_count) == (4.0, 6)
+
+
+def test_only_trainers_with_devices_go_to_nodes_that_are_tainted_for_them() -> None:
+    waiting_for_its_driver = cpu_node("a", taints=(GPU_TAINT,))
+    assert made(waiting_for_its_driver) == {}
+
+
+def test_taints_that_trainers_tolerate_by_order_are_none() -> None:
+    taint = Taint("team", "ml", "NoSchedule")
+    rules = PoolRules(tolerated=("nvidia.com/gpu", "team"), tolerated_by_all=("team",))
+    assert made(cpu_node("a", taints=(taint,)), rules=rules)["default"].slot_count == 8
+    assert made(gpu_node("a", taints=(GPU_TAINT, taint)), rules=rules)["h100"].slot_count == 8
+
+
+def test_a_node_that_a_lease_waits_for_stays_expected_when_another_has_come() -> None:
+    rules = PoolRules(declared={"h100": DeclaredPool(most_nodes=1, node_slots=8)})
+    place = Place(PoolName("h100"), "+1")
+    [pool] = make_pools([gpu_node("a")], {}, rules, NOW, held=[place])
+    assert [node.name for node in pool.nodes] == ["a", "+1"]
+    [pool] = make_pools([gpu_node("a")], {}, rules, NOW)
+    assert [node.name for node in pool.nodes] == ["a"]

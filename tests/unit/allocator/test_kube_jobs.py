@@ -207,3 +207,20 @@ def test_why_a_trainer_has_ended_is_told(its_pod: dict[str, Any], words: str) ->
 def test_a_job_that_was_asked_for_and_is_not_seen_yet_is_not_gone() -> None:
     assert judge(None, [], seen=False).gone is None
     assert judge(None, [], seen=True).gone is not None
+
+
+def test_a_pod_without_devices_may_use_more_of_the_cpu_than_it_asks_for() -> None:
+    rules = JobRules(release="r", home="h", image="i", cpu_limit_share=4.0)
+    resources = pod_spec(make_job(order(cores=0.25), rules, CPU))["containers"][0]["resources"]
+    assert (resources["requests"]["cpu"], resources["limits"]["cpu"]) == ("250m", "1000m")
+    assert resources["requests"]["memory"] == resources["limits"]["memory"]
+    on_gpu = pod_spec(make_job(order(), rules, GPU))["containers"][0]["resources"]
+    assert on_gpu["requests"] == on_gpu["limits"]
+
+
+def test_more_taints_are_tolerated_by_all_trainers() -> None:
+    rules = JobRules(release="r", home="h", image="i", tolerated=("team",))
+    for resource in (CPU, GPU):
+        assert {"key": "team", "operator": "Exists"} in pod_spec(
+            make_job(order(), rules, resource)
+        )["tolerations"]

@@ -59,6 +59,10 @@ class JobRules:
     cache_bytes: int = 8 << 30
     priority_class: str = ""
     runtime_class: str = ""
+    cpu_limit_share: float = 0.0
+    """Limit of the CPU of a pod without devices, in parts of its request; 0: it is the request."""
+    tolerated: tuple[str, ...] = ()
+    """Keys of more taints."""
     queue: str = ""
     """A Kueue LocalQueue: Jobs start suspended and carry its name."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -204,9 +208,10 @@ def _apart_from_others(order: TrainerOrder, rules: JobRules) -> Json:
 
 
 def _tolerations(order: TrainerOrder, rules: JobRules, resource: str) -> list[Json]:
-    tolerations: list[Json] = []
-    if resource != CPU:
-        tolerations.append({"key": rules.gpu_resource, "operator": "Exists"})
+    devices = (rules.gpu_resource,) if resource != CPU else ()
+    tolerations: list[Json] = [
+        {"key": key, "operator": "Exists"} for key in (*devices, *rules.tolerated)
+    ]
     mark = dedicated_to(rules.release, order.lease.tenant)
     kept = {"key": DEDICATED, "operator": "Equal", "value": mark, "effect": "NoSchedule"}
     return [*tolerations, kept]
@@ -219,6 +224,9 @@ def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         amounts[rules.gpu_resource] = str(order.slot_count)
     elif resource != CPU:
         amounts[rules.mig_prefix + resource.removeprefix("mig-")] = str(order.slot_count)
+    limits = dict(amounts)
+    if resource == CPU and rules.cpu_limit_share > 1:
+        limits["cpu"] = f"{round(millicores * rules.cpu_limit_share)}m"
     environment = {
         **rules.environment,
         "ALLOTMENT_TRAINER_SERVER": rules.controller,
@@ -241,7 +249,7 @@ def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         "image": rules.image,
         "imagePullPolicy": rules.pull_policy,
         "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
-        "resources": {"requests": amounts, "limits": amounts},
+        "resources": {"requests": amounts, "limits": limits},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
