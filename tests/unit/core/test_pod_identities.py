@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from allotment_core.auth import pod_identities
 from allotment_core.auth.pod_identities import (
     CONFIRMED_S,
     KEPT_S,
@@ -127,6 +128,26 @@ async def test_a_known_trainer_works_on_while_the_allocator_is_away_but_not_for_
         assert (await found(identities)).lease == LEASE
     clock.advance(CONFIRMED_S)
     with pytest.raises(Unavailable):
+        await found(identities)
+
+
+async def test_a_known_trainer_does_not_wait_for_an_allocator_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pod_identities, "PATIENCE_S", 0.0)
+    answers, clock = Answers(), ManualClock()
+    identities = PodIdentities(answers, clock)
+    await found(identities)
+    answers.go_on.clear()
+    clock.advance(CONFIRMED_S)
+    for _ in range(3):
+        assert (await found(identities)).lease == LEASE
+    assert len(answers.asked) == 2
+    # Its answer counts as soon as it is there.
+    answers.held = NotFound("gone")
+    answers.go_on.set()
+    await asyncio.sleep(0)
+    with pytest.raises(Unauthenticated):
         await found(identities)
 
 

@@ -23,6 +23,8 @@ REFUSED_S = 5.0
 KEPT_S = 300.0
 """What was confirmed counts for so long while the allocator does not answer: without it no lease
 ends."""
+PATIENCE_S = 1.0
+"""A call of a known trainer waits no longer for the next answer: the last one counts."""
 RETRY_S = 1.0
 _CACHE_LIMIT = 10_000
 
@@ -68,6 +70,11 @@ class PodIdentities:
             task = asyncio.create_task(self._look_up(claims.pod), name="whose pod")
             self._asking[claims.pod] = task
             task.add_done_callback(lambda _: self._asking.pop(claims.pod, None))
+        known = self._answers.get(claims.pod)
+        if known is not None and self._lasts(known):
+            await asyncio.wait({task}, timeout=PATIENCE_S)
+            if not task.done():
+                return _principal(claims, known)
         # A caller that gives up must not take the answer from the others.
         answer = await asyncio.shield(task)
         if isinstance(answer, Unavailable):
@@ -98,9 +105,8 @@ class PodIdentities:
         return answer
 
     def _unanswered(self, pod: Pod, before: _Answer | None) -> _Answer | Unavailable:
-        now = self._clock.monotonic()
-        if before is not None and before.held is not None and now - before.confirmed < KEPT_S:
-            kept = replace(before, ask_again_at=now + REFUSED_S)
+        if before is not None and self._lasts(before):
+            kept = replace(before, ask_again_at=self._clock.monotonic() + REFUSED_S)
             self._remember(pod, kept)
             return kept
         return Unavailable(
@@ -109,6 +115,10 @@ class PodIdentities:
             reason="TRAINER_UNKNOWN",
             retry_after_s=RETRY_S,
         )
+
+    def _lasts(self, answer: _Answer) -> bool:
+        """Whether it counts without a newer one."""
+        return answer.held is not None and self._clock.monotonic() - answer.confirmed < KEPT_S
 
     def _remember(self, pod: Pod, answer: _Answer) -> None:
         self._answers[pod] = answer
