@@ -194,6 +194,27 @@ async def test_uninstall_says_what_it_may_not_remove_and_removes_the_rest(
     assert server.objects.keys() == {f"{HOME}/secrets/a-postgresql", "/api/v1/namespaces/a-stays"}
 
 
+async def test_a_namespace_that_appears_late_goes_as_well(server: Server, tmp_path: Path) -> None:
+    """An allocator that is still there makes one more."""
+    path, pod = "/api/v1/namespaces/a-late", "/api/v1/pods/a-allocator"
+    server.put(pod, {"metadata": {"name": "a-allocator", "namespace": "home"}})
+    looks = 0
+
+    def make_it_late(method: str, called: str) -> None:
+        nonlocal looks
+        looks += called == "/api/v1/pods"
+        if looks == 2 and pod in server.objects:
+            del server.objects[pod]
+            server.put(path, {"metadata": {"name": "a-late"}})
+
+    server.before = make_it_late
+    async with served(server, tmp_path) as kubeconfig:
+        status, said = await run("uninstall", kubeconfig, TIMEOUT_S="20")
+    assert status == 0, said
+    assert ("DELETE", path) in server.calls
+    assert not server.objects
+
+
 async def test_what_cannot_be_meant_is_refused_in_words(tmp_path: Path) -> None:
     for verb, settings in (("instal", {}), ("install", {"CERTIFICATES": "some"})):
         status, said = await run(verb, tmp_path / "none", **settings)

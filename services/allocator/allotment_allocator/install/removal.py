@@ -96,7 +96,10 @@ class Removal:
         return [("/api/v1", "secrets", name)] if name else []
 
     async def _remove_namespaces(self) -> None:
-        await asyncio.gather(*map(self._remove_namespace, await self._namespaces()))
+        """Those that are not being removed yet."""
+        listed = await self._namespaces()
+        standing = [m["name"] for m in listed if "deletionTimestamp" not in m]
+        await asyncio.gather(*map(self._remove_namespace, standing))
 
     async def _remove_namespace(self, name: str) -> None:
         await self._try(f"namespace {name}", self._api.delete, f"/api/v1/namespaces/{name}")
@@ -158,31 +161,32 @@ class Removal:
 
     async def _still_going(self) -> bool:
         try:
+            # An allocator that was still there may have made one after the first look.
+            await self._remove_namespaces()
             await self._look()
         except AllotmentError:
             self.going = self.going or ["unknown, since the API server did not answer"]
         return bool(self.going)
 
     async def _look(self) -> None:
-        """What is not gone yet: namespaces, and pods that still run."""
-        found = await self._namespaces()
+        """What is not gone yet: pods that still run, and namespaces."""
+        ours = f"{PART_OF}={OURS},{RELEASE_LABEL}={self._config.release}"
+        listed = await self._api.get("/api/v1/pods", labelSelector=ours)
+        # After the pods: who could make a namespace was gone then.
+        found = [m["name"] for m in await self._namespaces()]
         places = {self._config.namespace, *self._config.made_beforehand, *found}
-        listed = await self._api.get(
-            "/api/v1/pods", labelSelector=f"{PART_OF}={OURS},{RELEASE_LABEL}={self._config.release}"
-        )
         pods = [item["metadata"] for item in listed.get("items") or () if _runs(item)]
         self.going = [f"namespace {name}" for name in found] + [
             f"pod {pod['namespace']}/{pod['name']}" for pod in pods if pod["namespace"] in places
         ]
 
-    async def _namespaces(self) -> list[str]:
-        """Those that were made for tenants of this release."""
-        listed = await self._api.get(
-            "/api/v1/namespaces", labelSelector=self._selector(TENANT_LABEL)
-        )
+    async def _namespaces(self) -> list[Json]:
+        """The metadata of those that were made for tenants of this release."""
+        ours = self._selector(TENANT_LABEL)
+        listed = await self._api.get("/api/v1/namespaces", labelSelector=ours)
         spared = {*self._config.made_beforehand, self._config.namespace}
-        names = [item["metadata"]["name"] for item in listed.get("items") or ()]
-        return [name for name in names if name not in spared]
+        found = [item["metadata"] for item in listed.get("items") or ()]
+        return [metadata for metadata in found if metadata["name"] not in spared]
 
     def _selector(self, *more: str) -> str:
         release, home = self._config.release, self._config.namespace
@@ -210,6 +214,8 @@ class Removal:
                 await asyncio.sleep(_POLLED_EVERY_S)
 
     def _say_failed(self, what: str, error: AllotmentError) -> None:
+        if what in self.failed:
+            return
         self.failed.append(what)
         fields = {"what": what, "reason": error.reason, "error": error.message}
         log.warning("not removed", extra=fields)
