@@ -78,7 +78,7 @@ def test_trials_run_in_pods_of_the_tenant(
     assert all("job-name" in pod["metadata"]["labels"] for pod in pods)
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8") as file:
         states = [row["state"] for row in csv.DictReader(file)]
-    assert "SUCCEEDED" in states
+    assert "succeeded" in states
     eventually(
         "the trainers have left",
         lambda: not [p for p in release.pods("trainer") if p["status"]["phase"] == "Running"],
