@@ -193,6 +193,8 @@ def test_nobody_is_gone_while_a_pod_of_the_job_is_alive() -> None:
         ),
         (pod("Failed", containers=[container(terminated={"reason": "OOMKilled"})]), "OOMKilled"),
         (pod("Failed", containers=[container(terminated={"exitCode": 64})]), "status 64"),
+        (pod("Failed", containers=[container(terminated={"exitCode": 77})]), "lease was refused"),
+        (pod("Failed", containers=[container(terminated={"exitCode": 3})]), "it ended (exit"),
         (pod("Succeeded"), "Job failed"),
     ],
 )
@@ -202,6 +204,18 @@ def test_why_a_trainer_has_ended_is_told(its_pod: dict[str, Any], words: str) ->
     ).gone
     assert gone is not None
     assert words in gone
+
+
+def test_a_trainer_that_failed_leaves_the_end_of_its_log() -> None:
+    said = {"exitCode": 64, "message": "x" * 5000 + "ALLOTMENT_TRAINER_EPOCH is missing"}
+    failed = pod("Failed", containers=[container(terminated=said)])
+    ended = viewed(conditions=[{"type": "Failed", "status": "True"}])
+    verdict = judge(ended, [pod("Failed"), failed], seen=True)
+    assert verdict.last_words.endswith("EPOCH is missing")
+    assert len(verdict.last_words) == 2000
+    assert judge(ended, [pod("Failed")], seen=True).last_words == ""
+    made = pod_spec(make_job(order(), JobRules(release="r", home="h", image="i"), CPU))
+    assert made["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 def test_a_job_that_was_asked_for_and_is_not_seen_yet_is_not_gone() -> None:

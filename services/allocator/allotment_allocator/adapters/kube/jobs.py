@@ -248,6 +248,8 @@ def _container(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         "name": "trainer",
         "image": rules.image,
         "imagePullPolicy": rules.pull_policy,
+        # The end of its log is what the lease says when trainers fail again and again.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "env": [{"name": name, "value": value} for name, value in sorted(environment.items())],
         "resources": {"requests": amounts, "limits": limits},
         "securityContext": {

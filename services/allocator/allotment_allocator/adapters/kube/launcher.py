@@ -322,7 +322,7 @@ class KubeLauncher:
         pods = [p for p in found if p and p["labels"].get(jobs.TRAINER_LABEL) == mine]
         verdict = judge(job, pods, seen=known.seen)
         if verdict.gone is not None:
-            self._forget(known, verdict.gone)
+            self._forget(known, verdict.gone, verdict.last_words)
         elif verdict.running and known.trainer.state is TrainerState.STARTING:
             self._move(known, TrainerState.RUNNING)
         elif verdict.leaving and known.trainer.state is not TrainerState.LEAVING:
@@ -387,10 +387,10 @@ class KubeLauncher:
         )
         self._note()
 
-    def _forget(self, known: _Known, cause: str) -> None:
+    def _forget(self, known: _Known, cause: str, log_tail: str = "") -> None:
         self._known.pop(known.key, None)
         self._ids.pop(known.trainer.trainer_id, None)
-        self._exits.append(TrainerExit(trainer=known.trainer, cause=cause, log_tail=""))
+        self._exits.append(TrainerExit(trainer=known.trainer, cause=cause, log_tail=log_tail))
         if known.trainer.state is not TrainerState.LEAVING:
             self._tell(known, WARNING, "TrainerEnded", f"{known.trainer.lease}: {cause}")
         self._note()

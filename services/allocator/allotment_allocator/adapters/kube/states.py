@@ -15,6 +15,14 @@ NODE_ANNOTATION = "allotment.dev/node"
 SLOTS_ANNOTATION = "allotment.dev/slots"
 ALONE_ANNOTATION = "allotment.dev/alone"
 _ENDED = ("Succeeded", "Failed")
+_STATUSES = {
+    64: "its settings can't be used",
+    69: "its controller was silent for too long",
+    70: "it could start no more trials",
+    77: "its lease was refused as ended or another's",
+}
+"""services/trainer/README.md"""
+_LONGEST_LOG = 2000
 _LONGEST_TEXT = 400
 STARTING = "STARTING"
 IMAGE_PULL = "IMAGE_PULL"
@@ -40,6 +48,8 @@ class Verdict:
     """`gone`: why the trainer is known to be gone; None: it is not known to be."""
 
     gone: str | None = None
+    last_words: str = ""
+    """Of one that is gone: the end of its log."""
     running: bool = False
     leaving: bool = False
     hint: Wait | None = None
@@ -81,7 +91,7 @@ def judge(job: Json | None, pods: Sequence[Json], *, seen: bool) -> Verdict:
     alive = [pod for pod in pods if pod["phase"] not in _ENDED]
     ended = job is not None and ({"Complete", "Failed"} & job["conditions"].keys())
     if not alive and ((job is None and seen) or ended):
-        return Verdict(gone=_cause(job, pods))
+        return Verdict(gone=_cause(job, pods), last_words=_last_words(pods))
     if any(pod["leaving"] for pod in alive) or (job is not None and job["leaving"]):
         return Verdict(leaving=True)
     if any(_runs(pod) for pod in alive):
@@ -104,11 +114,22 @@ def _cause(job: Json | None, pods: Sequence[Json]) -> str:
             if end and end.get("reason") == "OOMKilled":
                 return "it used more memory than its pod may (OOMKilled)"
             if end and end.get("exitCode"):
-                return f"it ended with exit status {end['exitCode']}"
+                why = _STATUSES.get(end["exitCode"], "it ended")
+                return f"{why} (exit status {end['exitCode']})"
     failed = job["conditions"].get("Failed") if job is not None else None
     if failed is not None:
         return _text("its Job failed", failed)
     return "it ended" if job is not None else "its Job was deleted"
+
+
+def _last_words(pods: Sequence[Json]) -> str:
+    """What the kubelet has kept of the log of a trainer that failed."""
+    for pod in pods:
+        for container in pod["containers"]:
+            end = container.get("state", {}).get("terminated")
+            if end and end.get("message"):
+                return str(end["message"])[-_LONGEST_LOG:]
+    return ""
 
 
 def _hint(job: Json | None, pods: Sequence[Json]) -> Wait | None:
