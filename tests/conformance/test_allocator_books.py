@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
+import sqlalchemy as sa
 
 from allotment_allocator.adapters.sql_books import SqlBooks
 from allotment_allocator.build import MIGRATIONS
 from allotment_allocator.domain.ports import Books
 from allotment_core.clock import SystemClock
 from allotment_core.db import Database
-from allotment_testkit.lease_books import BooksConformance
+from allotment_testkit.lease_books import LOCAL, NOW, TTL_S, BooksConformance, lease, tenant
 
 T = TypeVar("T")
 
@@ -44,3 +46,22 @@ class TestBooks(BooksConformance):
     async def twin(self, store: SqlBooksStore, database_url: str) -> AsyncIterator[SqlBooksStore]:
         async with opened(database_url) as twin:
             yield twin
+
+
+async def test_of_leases_that_are_known_only_newer_revisions_are_read(database_url: str) -> None:
+    """What is known is taken as it is, at its revision alone."""
+    database = await Database.open(database_url, migrations=MIGRATIONS, clock=SystemClock())
+    same, older = lease("l1"), lease("l2", after_s=1)
+    newer = older.granted_at(LOCAL, NOW, TTL_S)
+    marked = replace(same, slot_count=99)
+
+    def write(connection: sa.Connection) -> None:
+        books = SqlBooks(connection)
+        books.put_tenant(tenant())
+        books.put_leases([same, newer])
+
+    await database.write(write)
+    known = {str(same.name): marked, str(older.name): older}
+    found = await database.read(lambda c: SqlBooks(c, known).live_leases())
+    assert list(found) == [marked, newer]
+    await database.close()

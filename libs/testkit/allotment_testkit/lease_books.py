@@ -92,6 +92,23 @@ class BooksConformance:
         found = await store.read(lambda b: b.live_leases())
         assert [each.name.lease_id for each in found] == ["l3", "l2", "l1"]
 
+    async def test_leases_come_by_their_names(self, store: BooksStore) -> None:
+        many = [lease(f"l{n}", after_s=n) for n in range(700)]
+        await put(store, *many)
+        wanted = [each.name for each in many[100:]]
+        found = await store.read(lambda b: b.leases([*wanted, LeaseName(OTHER, "l1")]))
+        assert {each.name for each in found} == set(wanted)
+
+    async def test_who_has_leases_that_have_not_ended_competes(self, store: BooksStore) -> None:
+        ended = replace(lease("l2"), holder=ExperimentName(ACME, "f")).released(NOW)
+        await put(store, lease("l0"), lease("l1"), ended)
+        running, over = ExperimentName(ACME, "e"), ExperimentName(ACME, "f")
+        assert list(await store.read(lambda b: b.holders("cpu"))) == [running]
+        assert list(await store.read(lambda b: b.holders("gpu"))) == []
+        assert await store.read(lambda b: b.competes("cpu", running))
+        assert not await store.read(lambda b: b.competes("gpu", running))
+        assert not await store.read(lambda b: b.competes("cpu", over))
+
     async def test_leases_are_paged_by_tenant(self, store: BooksStore) -> None:
         ended = lease("l2").released(NOW)
         await put(store, lease("l1"), ended, lease("l3"), lease("l4", OTHER))

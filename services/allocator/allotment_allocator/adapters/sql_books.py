@@ -19,6 +19,17 @@ from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
 _ENDED = tuple(state.value for state in MOVES.final)
 _LIVE = tuple(state.value for state in LeaseState if state not in MOVES.final)
 _IS_LIVE = schema.leases.c.state.in_(_LIVE)
+# Made once: making a statement costs more than running it.
+_TENANT = sa.select(schema.tenants).where(schema.tenants.c.name == sa.bindparam("called"))
+_COMPETES = (
+    sa.select(schema.leases.c.name)
+    .where(
+        _IS_LIVE,
+        schema.leases.c.resource == sa.bindparam("what"),
+        schema.leases.c.holder == sa.bindparam("who"),
+    )
+    .limit(1)
+)
 _NONE: Mapping[str, Lease] = {}
 _NAMES_AT_ONCE = 500
 """A statement names no more of them."""
@@ -38,10 +49,7 @@ class SqlBooks:
     # Tenants
 
     def tenant(self, name: TenantName) -> Tenant | None:
-        table = schema.tenants
-        row = self._connection.execute(
-            sa.select(table).where(table.c.name == str(name))
-        ).one_or_none()
+        row = self._connection.execute(_TENANT, {"called": str(name)}).one_or_none()
         return None if row is None else _tenant(row)
 
     def tenants(self) -> Sequence[Tenant]:
@@ -101,6 +109,10 @@ class SqlBooks:
         table = schema.leases
         query = sa.select(table.c.holder).where(_IS_LIVE, table.c.resource == resource).distinct()
         return [ExperimentName.parse(holder) for holder in self._connection.scalars(query)]
+
+    def competes(self, resource: str, holder: ExperimentName) -> bool:
+        whose = {"what": resource, "who": str(holder)}
+        return self._connection.execute(_COMPETES, whose).first() is not None
 
     def _select(self, which: sa.ColumnElement[bool]) -> list[Lease]:
         """Oldest first. Of what is known only the revision is read: most rows are as before."""

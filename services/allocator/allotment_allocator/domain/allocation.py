@@ -434,7 +434,7 @@ class Allocation:
     def _seat(self, lease: Lease) -> None:
         """Who had no lease begins at the level of the least of those who have."""
         resource = lease.wanted.resource
-        if self._account((resource, lease.holder)).slot_count > 0:
+        if self._ledger.competes(resource, lease.holder):
             return
         holders = set(self._ledger.holders(resource))
         tenants = {each.tenant for each in holders}

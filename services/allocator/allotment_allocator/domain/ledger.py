@@ -45,6 +45,12 @@ class Ledger:
             return self._books.holders(resource)
         return {lease.holder for lease in self.live() if lease.wanted.resource == resource}
 
+    def competes(self, resource: str, holder: ExperimentName) -> bool:
+        """Whether it has leases of the resource that have not ended."""
+        if self._live is None and not self.changed:
+            return self._books.competes(resource, holder)
+        return holder in set(self.holders(resource))
+
     def put(self, lease: Lease) -> Lease:
         """Adds it or replaces it."""
         self.changed[lease.name] = lease

@@ -5,7 +5,7 @@ node one device, or one slice of it (a MIG profile).
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from allotment_core.errors import FieldViolation, InvalidArgument, Unavailable
@@ -87,24 +87,22 @@ class Pool:
     """0: not known."""
     selector: tuple[tuple[str, str], ...] = ()
     """Labels that all its nodes have, those too that are still to come."""
+    slot_count: int = field(init=False, compare=False)
+    """Slots of all its nodes."""
+    largest_node: int = field(init=False, compare=False)
+    """Slots of its largest node: no lease can have more."""
 
     def __post_init__(self) -> None:
+        # Counted once: a pool may have hundreds of nodes, and each new lease asks.
+        slots = [node.slot_count for node in self.nodes]
+        object.__setattr__(self, "slot_count", sum(slots))
+        object.__setattr__(self, "largest_node", max(slots, default=0))
         for what in ("threads_per_slot", "memory_bytes_per_slot"):
             if getattr(self, what) < 1:
                 raise InvalidArgument(
                     f"{self.name} has {what} {getattr(self, what)}; it has to be 1 or more",
                     violations=(FieldViolation(what, "has to be 1 or more"),),
                 )
-
-    @property
-    def slot_count(self) -> int:
-        """Slots of all its nodes."""
-        return sum(node.slot_count for node in self.nodes)
-
-    @property
-    def largest_node(self) -> int:
-        """Slots of its largest node: no lease can have more."""
-        return max((node.slot_count for node in self.nodes), default=0)
 
     def suits(self, wanted: Wanted) -> bool:
         """Whether its slots are what a lease wants."""

@@ -55,6 +55,10 @@ class Books(Protocol):
         """Who has leases of the resource that have not ended, each once."""
         ...
 
+    def competes(self, resource: str, holder: ExperimentName) -> bool:
+        """Whether it has leases of the resource that have not ended."""
+        ...
+
     def live_leases(self) -> Sequence[Lease]:
         """Those that have not ended, oldest first."""
         ...
