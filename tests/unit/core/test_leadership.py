@@ -133,6 +133,17 @@ def test_a_process_of_this_machine_is_known_to_be_dead_and_others_are_not() -> N
     assert not holders.has_died("")
 
 
+def test_after_an_outage_the_leader_may_go_on_first() -> None:
+    one = Candidate(replace(OTHER, is_over=True))
+    one.row.away = True
+    one.steps(20)
+    one.row.away = False
+    one.steps(TIMES.absent_s - 0.2)
+    assert not one.leadership.is_acting
+    one.steps(0.5)
+    assert one.leadership.is_acting
+
+
 def test_absences_of_different_leaders_or_with_an_outage_between_do_not_add_up() -> None:
     one = Candidate(replace(OTHER, is_absent=True))
     one.steps(1.25)

@@ -108,6 +108,8 @@ class Leadership:
         self._phase = Phase.STANDING_BY
         self._acts_until_s = 0.0
         self._was_acting = False
+        self._waits_until_s = 0.0
+        """After an outage of the database its leader may go on, late as it is."""
         self._absent: tuple[int, float] | None = None
         """The term whose leader's session is not there, and since when."""
         self._entry = threading.Lock()
@@ -186,6 +188,7 @@ class Leadership:
             term = self._row.take(reign)
         except AllotmentError as e:
             self._absent = None
+            self._waits_until_s = self._clock.monotonic() + self._times.absent_s
             log.warning("leadership can't be asked for", extra={"reason": e.reason})
             return False
         if term is None:
@@ -200,9 +203,11 @@ class Leadership:
         return True
 
     def _is_free(self, reign: Reign) -> bool:
-        if reign.is_over or self._has_died(reign.holder):
-            return True
         now_s = self._clock.monotonic()
+        if self._has_died(reign.holder):
+            return True
+        if reign.is_over:
+            return now_s >= self._waits_until_s
         if not reign.is_absent or self._absent is None or self._absent[0] != reign.term:
             self._absent = (reign.term, now_s) if reign.is_absent else None
             return False
