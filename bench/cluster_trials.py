@@ -5,9 +5,15 @@
 Each trial sleeps one second (the family `napping`, that only this registers); so many run at once,
 after the constant predictor, which every search trains first. Counted from CreateExperiment to its
 last change. The server is the one of ALLOTMENT_SERVER, ALLOTMENT_TOKEN and ALLOTMENT_CA, whose
-controller and trainers have to know the family (docs/decisions/registered-families.md); `--local`
-starts services and trainers as processes here. `--jobs IMAGE`: the baseline, as many bare Jobs of
-one GPU each on the cluster of KUBECONFIG that sleep one second with that image's Python.
+controller and trainers have to know the family (docs/decisions/registered-families.md). The chart's
+images have it:
+
+    --set controller.extraEnv[0].name=ALLOTMENT_CONTROLLER_FAMILIES_DIR
+    --set controller.extraEnv[0].value=/app/allotment_testkit/napping
+    --set trainer.environment.ALLOTMENT_TRAINER_FAMILIES=allotment_testkit.napping
+
+`--local` starts services and trainers as processes here. `--jobs IMAGE`: the baseline, as many bare
+Jobs of one GPU each on the cluster of KUBECONFIG that sleep one second with that image's Python.
 """
 
 import argparse

@@ -194,10 +194,10 @@ class LeaseKeeper:
     async def _renew(self) -> None:
         while True:
             # Also as soon as leases are known again: who was away finds them near their end.
-            self._known.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._times.lease_ttl_s / _RENEWALS):
                     await self._known.wait()
+            self._known.clear()
             held = [v for v in self._leases.values() if v.state == "HELD" and self._keeps(v)]
             for start in range(0, len(held), 1000):
                 await self._renew_some(held[start : start + 1000])
