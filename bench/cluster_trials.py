@@ -5,13 +5,7 @@
 Each trial sleeps one second (the family `napping`, that only this registers); so many run at once,
 after the constant predictor, which every search trains first. Counted from CreateExperiment to its
 last change. The server is the one of ALLOTMENT_SERVER, ALLOTMENT_TOKEN and ALLOTMENT_CA, whose
-controller and trainers have to know the family (docs/decisions/registered-families.md). The chart's
-images have it:
-
-    --set controller.extraEnv[0].name=ALLOTMENT_CONTROLLER_FAMILIES_DIR
-    --set controller.extraEnv[0].value=/app/allotment_testkit/napping
-    --set trainer.environment.ALLOTMENT_TRAINER_FAMILIES=allotment_testkit.napping
-
+controller and trainers have to know the family (`allotment_testkit.naps.CHART`: for a release).
 `--local` starts services and trainers as processes here. `--jobs IMAGE`: the baseline, as many bare
 Jobs of one GPU each on the cluster of KUBECONFIG that sleep one second with that image's Python.
 """
@@ -20,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -29,24 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import allotment
-from allotment_testkit.napping import PRODUCTIONS
+from allotment_testkit import naps
 from allotment_testkit.services_system import services_system
 
-FAMILY = "napping"
-ROWS = 200
 LIMIT_S = 15.0
 """For 24 trials, 4 at once, in pods."""
 NAMESPACE = "allotment-bench"
-
-
-def write_rows(path: Path) -> None:
-    """Rows in the order of time: then a trial has one fit."""
-    rng = random.Random(0)
-    lines = ["day,x0,x1,y"]
-    for day in range(ROWS):
-        x0, x1 = rng.gauss(0, 1), rng.gauss(0, 1)
-        lines.append(f"{day},{x0:.4f},{x1:.4f},{'pos' if x0 + x1 > 0 else 'neg'}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -55,13 +36,11 @@ def server(local: bool, parallel: int, folder: Path) -> Iterator[allotment.Clien
         with allotment.Client() as client:
             yield client
         return
-    settings = (
-        f"controller.ALLOTMENT_CONTROLLER_FAMILIES_DIR={PRODUCTIONS.parent}",
-        "controller.ALLOTMENT_CONTROLLER_BUDGET_STARTS=granted",
-        "allocator.ALLOTMENT_TRAINER_FAMILIES=allotment_testkit.napping",
-        f"allocator.ALLOTMENT_ALLOCATOR_SLOTS={parallel}",
-    )
-    with services_system(folder / "state", *settings) as system, system.client() as client:
+    slots = f"allocator.ALLOTMENT_ALLOCATOR_SLOTS={parallel}"
+    with (
+        services_system(folder / "state", *naps.SERVICES, slots) as system,
+        system.client() as client,
+    ):
         yield client
 
 
@@ -70,27 +49,15 @@ def search(
 ) -> float:
     """Seconds from the call to the experiment's last change; prints where they went."""
     begun = time.monotonic()
-    experiment = client.experiments.create(
-        data,
-        target="y",
-        time="day",
-        families=[FAMILY],
-        trials=args.trials + 1,
-        max_parallel=args.parallel,
-        without_early_stopping=True,
-    )
+    experiment = naps.begin(client, data, naps=args.trials, parallel=args.parallel)
     ended = client.experiments.wait(experiment)
     taken_s = time.monotonic() - begun
-    trials = list(client.experiments.trials(experiment))
-    naps = [t for t in trials if t.family == FAMILY]
-    assert len(naps) == args.trials, f"{len(naps)} naps"
-    assert all(t.state is allotment.types.TrialState.SUCCEEDED for t in trials), trials
-    assert all(t.attempts == 1 for t in trials), "a trial was trained twice"
+    trials = naps.check_each_was_trained_once(client, ended, naps=args.trials)
     started = [t.start_time for t in trials if t.start_time]
     spent = sorted(
         (t.end_time - t.start_time).total_seconds() - 1.0
-        for t in naps
-        if t.start_time and t.end_time
+        for t in trials
+        if t.family == naps.FAMILY and t.start_time and t.end_time
     )
     first_s = (min(started) - ended.create_time).total_seconds()
     span_s = (max(t.end_time for t in trials if t.end_time) - min(started)).total_seconds()
@@ -168,8 +135,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="allotment-bench-") as name:
         folder = Path(name)
         with server(args.local, args.parallel, folder) as client:
-            write_rows(folder / "rows.csv")
-            data = client.upload(folder / "rows.csv", target_hint="y")
+            data = client.upload(naps.write_rows(folder / "rows.csv"), target_hint="y")
             runs = [search(client, data, args) for _ in range(args.repeat)]
     if args.jobs:
         print(f"{args.trials} bare Jobs: {bare_jobs(args.jobs, args.trials):.2f} s")
