@@ -4,6 +4,7 @@ JWTs signed with ES256 by the allocator's key, checked by every server with the 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -38,6 +39,7 @@ def key_id(public_key_pem: bytes) -> str:
     return _key_id(_public_key(public_key_pem))
 
 
+@functools.lru_cache(maxsize=4096)
 def key_id_of(token: str) -> str:
     """The id of the key that a token says it was signed with, unverified; "" for none."""
     try:
