@@ -1,8 +1,10 @@
 """The allocator on a real control plane: what happens to nodes happens to leases."""
 
 import asyncio
+import json
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from allotment_api.allocator.v1 import allocator_pb2 as pb
@@ -30,7 +32,12 @@ def gpus(pool: str) -> pb.Shape:
 async def conditions(controller: Controller, pool: str) -> dict[str, int]:
     """States of a pool's nodes, by their names."""
     request = pb.ListNodesRequest(parent=f"pools/{pool}")
-    nodes = (await controller.pools.ListNodes(request)).nodes
+    try:
+        nodes = (await controller.pools.ListNodes(request)).nodes
+    except grpc.aio.AioRpcError as e:
+        if e.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return {}
     return {node.name.rpartition("/")[2]: node.state for node in nodes}
 
 
@@ -140,3 +147,47 @@ async def test_nothing_is_revoked_when_most_of_a_pool_is_not_ready_together(
 
 async def _all_are(controller: Controller, pool: str, state: int) -> bool:
     return set((await conditions(controller, pool)).values()) == {state}
+
+
+async def test_a_pool_without_nodes_is_asked_for_and_the_lease_is_where_its_node_comes(
+    kube: Kube, gpu_pool: str, tmp_path: Path
+) -> None:
+    pool = f"{gpu_pool}x"
+    pools = json.dumps({pool: {"max_nodes": 1, "slots_per_node": 4, "price_per_slot_hour": 2.5}})
+    try:
+        with allocator(tmp_path, ALLOTMENT_CLUSTER_POOLS=pools) as running:
+            async with controller_of(running) as controller:
+                assert await conditions(controller, pool) == {"+1": pb.NODE_CONDITION_EXPECTED}
+                await controller.create_tenant("acme")
+                names = await controller.ask("acme", slots=2, count=2, shape=gpus(pool))
+                await controller.until(
+                    lambda: {x.wait.reason for x in controller.held()} == {"UNSCHEDULABLE"}
+                )
+                kube.fake_node(f"{pool}-0", pool, gpus=4)
+                await controller.until(
+                    lambda: {x.node for x in controller.held()} == {f"{pool}-0"}, limit_s=20
+                )
+                await until(lambda: len(kube.pods(running.release, "Running")) == 2)
+                await until(lambda: _all_are(controller, pool, pb.NODE_CONDITION_OPEN))
+                assert [controller.leases[n].epoch for n in names] == [1, 1]
+    finally:
+        kube.delete_node(f"{pool}-0")
+
+
+async def test_trials_without_gpus_run_where_there_are_none(
+    kube: Kube, running_allocator: AllocatorProcess, controller: Controller, gpu_pool: str
+) -> None:
+    pool = f"{gpu_pool}c"
+    kube.fake_node(f"{pool}-0", pool, gpus=0)
+    try:
+        await controller.create_tenant("acme")
+        await until(lambda: _is(controller, pool, f"{pool}-0", pb.NODE_CONDITION_OPEN))
+        [name] = await controller.ask("acme", shape=pb.Shape(pool=f"pools/{pool}"))
+        await controller.until(lambda: controller.leases[name].state == HELD)
+        await until(lambda: len(kube.pods(running_allocator.release, "Running")) == 1)
+        [pod] = kube.pods(running_allocator.release)
+        assert pod["spec"]["nodeName"] == f"{pool}-0"
+        limits = pod["spec"]["containers"][0]["resources"]["limits"]
+        assert set(limits) == {"cpu", "memory"}
+    finally:
+        kube.delete_node(f"{pool}-0")

@@ -283,6 +283,9 @@ def test_a_node_that_a_lease_waits_for_stays_expected_when_another_has_come() ->
     rules = PoolRules(declared={"h100": DeclaredPool(most_nodes=1, node_slots=8)})
     place = Place(PoolName("h100"), "+1")
     [pool] = make_pools([gpu_node("a")], {}, rules, NOW, held=[place])
-    assert [node.name for node in pool.nodes] == ["a", "+1"]
+    assert [(n.name, n.state) for n in pool.nodes] == [
+        ("a", NodeState.OPEN),
+        ("+1", NodeState.AWAY),
+    ]
     [pool] = make_pools([gpu_node("a")], {}, rules, NOW)
     assert [node.name for node in pool.nodes] == ["a"]

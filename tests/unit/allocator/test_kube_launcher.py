@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +395,18 @@ async def test_a_stray_pod_is_removed_at_the_second_look() -> None:
         assert asked.deleted == []
         await vigil.look()
         assert asked.deleted == ["/api/v1/namespaces/r-acme/pods/l-1-1-x"]
+
+
+async def test_a_trainer_is_where_its_pod_is_when_its_node_had_still_to_come() -> None:
+    api = ApiServer()
+    async with launching(api) as launcher:
+        launcher.launch(replace(order(), place=Place(PoolName("h100"), "+1")))
+        await settled()
+        waiting = pod(phase="Pending")
+        waiting["spec"] = {}
+        api.put(PODS, waiting)
+        await settled()
+        assert [t.place.node for t in launcher.trainers()] == ["+1"]
+        api.put(PODS, pod())
+        await settled()
+        assert [t.place.node for t in launcher.trainers()] == ["n1"]

@@ -179,3 +179,15 @@ def test_a_problem_is_forgotten_once_the_trainer_runs_well() -> None:
     troubled = lease(1).restarted(Problem("TRAINER_FAILED", "x"))
     assert planned([troubled], [trainer(troubled, age_s=5)]).mended == []
     assert planned([troubled], [trainer(troubled, age_s=25)]).mended == [troubled]
+
+
+def test_a_lease_whose_node_has_come_is_there_with_its_trainer() -> None:
+    awaited, come = HERE._replace(node="+1"), HERE._replace(node="n1")
+    waiting = replace(lease(1), place=awaited)
+    starting = replace(trainer(waiting, TrainerState.STARTING), place=awaited)
+    assert planned([waiting], [starting], capacity={awaited: 2}).found == []
+    there = replace(starting, place=come)
+    assert planned([waiting], [there], capacity={awaited: 2}).found == []
+    both = {awaited: 2, come: 2}
+    assert planned([waiting], [there], capacity=both).found == [(waiting, come)]
+    assert planned([replace(waiting, place=come)], [there], capacity=both).found == []

@@ -280,6 +280,14 @@ class Allocation:
         if lease is not None and lease.state is LeaseState.HELD and lease.problem is not None:
             self._ledger.put(lease.mended())
 
+    def find(self, name: LeaseName, epoch: int, place: Place) -> None:
+        """Notes where the trainer of a lease is whose node had still to come."""
+        [lease] = self._ledger.leases([name])
+        if lease is None or not lease.granted or lease.epoch != epoch or lease.place is None:
+            return
+        if lease.place.is_expected:
+            self._ledger.put(lease.found(place))
+
     def settle(self) -> None:
         """Ends leases whose time is over, and revoked ones whose trainer has left."""
         trainers_known = self._pools is not None

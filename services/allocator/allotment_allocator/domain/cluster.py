@@ -385,14 +385,22 @@ def _common_label(nodes: Sequence[NodeView]) -> tuple[tuple[str, str], ...]:
 
 
 def _expected(name: str, declared: DeclaredPool, there: int, held: Collection[Place]) -> list[Node]:
-    """Nodes that may still come. One that a lease waits for stays until its trainer is somewhere:
-    the node that came for it is among those that are there already.
+    """Nodes that may still come. One that a lease waits for stays until its trainer is somewhere,
+    but takes no more: the node that came for it is among those that are there already.
     """
     pool = PoolName(name)
-    awaited = {place.node for place in held if place.pool == pool and place.node.startswith("+")}
+    awaited = {place.node for place in held if place.pool == pool and place.is_expected}
     most = declared.most_nodes - there
-    numbers = [n for n in range(1, declared.most_nodes + 1) if n <= most or f"+{n}" in awaited]
-    return [Node(name=f"+{n}", slot_count=declared.node_slots, expected=True) for n in numbers]
+    return [
+        Node(
+            name=f"+{n}",
+            slot_count=declared.node_slots,
+            state=NodeState.OPEN if n <= most else NodeState.AWAY,
+            expected=True,
+        )
+        for n in range(1, declared.most_nodes + 1)
+        if n <= most or f"+{n}" in awaited
+    ]
 
 
 def _made(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -166,11 +166,14 @@ class Keeper:
             self._spend(lease, trainer_id)
         for lease in todo.mended:
             self._setbacks.pop(lease.name, None)
-        if todo.mended or todo.new_epochs:
-            await self._mend_and_restart(todo.mended, todo.new_epochs)
+        if todo.mended or todo.new_epochs or todo.found:
+            await self._note_leases(todo)
 
-    async def _mend_and_restart(self, mended: Sequence[Lease], spent: Sequence[Lease]) -> None:
-        """Problems that are over go; leases whose epoch has had its trainer get the next one."""
+    async def _note_leases(self, todo: Staffing) -> None:
+        """Problems that are over go; leases whose epoch has had its trainer get the next one;
+        those that waited for their node have it.
+        """
+        spent = todo.new_epochs
         trainers = {(t.lease, t.epoch): t for t in self._launcher.trainers()}
         problems: dict[LeaseName, Problem | None] = {}
         for lease in spent:
@@ -180,8 +183,10 @@ class Keeper:
             problems[lease.name] = self._problem(lease)
 
         def work(allocation: Allocation) -> None:
-            for lease in mended:
+            for lease in todo.mended:
                 allocation.mend(lease.name)
+            for lease, place in todo.found:
+                allocation.find(lease.name, lease.epoch, place)
             for lease in spent:
                 allocation.restart(lease.name, lease.epoch, problems[lease.name])
 

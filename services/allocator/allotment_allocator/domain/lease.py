@@ -123,6 +123,10 @@ class Lease:
         """It goes on elsewhere: the next epoch. Its time to live is not extended."""
         return replace(self.restarted(None), place=place)
 
+    def found(self, place: Place) -> "Lease":
+        """Its trainer is here: the node that it was granted on had still to come."""
+        return replace(self, place=place, revision=self.revision + 1)
+
     def mended(self) -> "Lease":
         """Its trainer runs again: no problem any more."""
         return replace(self, problem=None, revision=self.revision + 1)

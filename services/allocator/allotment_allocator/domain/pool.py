@@ -40,6 +40,11 @@ class Place(NamedTuple):
     pool: PoolName
     node: str
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether an autoscaler has still to bring the node."""
+        return self.node.startswith("+")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:

@@ -76,6 +76,8 @@ class Staffing:
     stops: list[Trainer] = field(default_factory=list)
     kills: list[Trainer] = field(default_factory=list)
     mended: list[Lease] = field(default_factory=list)
+    found: list[tuple[Lease, Place]] = field(default_factory=list)
+    """Leases whose node had still to come, and where their trainers are now."""
     waits: dict[LeaseName, Wait] = field(default_factory=dict)
 
 
@@ -110,6 +112,8 @@ def plan(scene: Scene, rules: StaffRules) -> Staffing:
     vacant: list[Lease] = []
     for lease in sorted(held.values(), key=lambda each: (each.grant_time, each.name)):
         trainer_now = at_work.get((lease.name, lease.epoch))
+        if trainer_now is not None and _has_come(lease, trainer_now, scene):
+            todo.found.append((lease, trainer_now.place))
         if trainer_now is None:
             vacant += [lease] if lease.state is LeaseState.HELD else []
         elif trainer_now.state is TrainerState.STARTING:
@@ -122,6 +126,11 @@ def plan(scene: Scene, rules: StaffRules) -> Staffing:
         _fill(lease, idle, room, scene, rules, todo)
     _bound_idle(idle, scene, rules, todo)
     return todo
+
+
+def _has_come(lease: Lease, trainer: Trainer, scene: Scene) -> bool:
+    awaited = lease.place is not None and lease.place.is_expected
+    return awaited and not trainer.place.is_expected and trainer.place in scene.capacity
 
 
 def _check(

@@ -163,7 +163,7 @@ def _pod(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
     }
     if order.selector:
         spec["nodeSelector"] = dict(order.selector)
-    if not order.place.node.startswith("+"):
+    if not order.place.is_expected:
         spec["affinity"] = {"nodeAffinity": _on_node(order.place.node)}
     elif order.alone:
         spec["affinity"] = {"podAntiAffinity": _apart_from_others(order, rules)}

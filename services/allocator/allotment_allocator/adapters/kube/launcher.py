@@ -190,7 +190,7 @@ class KubeLauncher:
     async def _create(self, known: _Known, order: TrainerOrder) -> None:
         tenant, node = known.trainer.tenant, order.place.node
         try:
-            if order.alone and not node.startswith("+"):
+            if order.alone and not order.place.is_expected:
                 await self._insist(lambda: self.keep_node(node, tenant), known)
             await self._insist(lambda: self._namespaces.ensure(tenant), known)
             if known.trainer.state is not TrainerState.LEAVING:
@@ -320,6 +320,7 @@ class KubeLauncher:
             known.seen, known.uid = True, job["uid"]
         found = (self._pods.objects.get(pod) for pod in self._pods_of.get(key, ()))
         pods = [p for p in found if p and p["labels"].get(jobs.TRAINER_LABEL) == mine]
+        self._find(known, pods)
         verdict = judge(job, pods, seen=known.seen)
         if verdict.gone is not None:
             self._forget(known, verdict.gone, verdict.last_words)
@@ -329,6 +330,14 @@ class KubeLauncher:
             self._move(known, TrainerState.LEAVING)
         else:
             self._hint(known, verdict.hint)
+
+    def _find(self, known: _Known, pods: Sequence[Json]) -> None:
+        """Where a trainer is whose node had still to come when its Job was made."""
+        place = known.trainer.place
+        node = next((pod["node"] for pod in pods if pod["node"]), "")
+        if place.is_expected and node:
+            known.trainer = replace(known.trainer, place=place._replace(node=node))
+            self._note()
 
     def _hint(self, known: _Known, hint: Wait | None) -> None:
         if hint is not None and hint.reason == NO_POD and known.refusal is not None:
