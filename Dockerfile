@@ -34,7 +34,9 @@ LABEL org.opencontainers.image.title="Allotment" \
       org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /tmp
 # The code comes last into each image, so that a change of it installs nothing again.
-RUN python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'allotment-code.pth').write_text('/app\n')"
+# SIGTERM counts from the interpreter's start: the first process of a container has no default for it.
+RUN python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'allotment-code.pth').write_text('/app\\n'\
+ 'import os, signal; os.getpid() == 1 and signal.signal(signal.SIGTERM, lambda *_: os._exit(0))\\n')"
 COPY --from=requirements /wheel /wheel
 
 # What the services have in common is one layer of all their images.

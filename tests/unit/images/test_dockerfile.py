@@ -63,6 +63,7 @@ def test_an_image_starts_its_service_as_an_ordinary_user(service: str) -> None:
     # A number: the cluster can't tell whether a name is root.
     assert users[-1:] == ["10001"]
     assert "ORT_DISABLE_TELEMETRY=1" in lines
+    assert "signal.signal(signal.SIGTERM" in lines
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES - {"trainer"}))
