@@ -255,6 +255,10 @@ def test_uninstall_removes_what_is_the_releases_and_nothing_else(
         }
     )
     assert release.run("install").returncode == 0
+    hook = {**labelled(release), "app.kubernetes.io/component": "install"}
+    kube.apply(trainer("failed-hook", release.home, hook))
+    another = {**hook, "app.kubernetes.io/instance": "another"}
+    kube.apply(trainer("their-hook", release.home, another))
 
     begun = time.monotonic()
     removed = release.run("uninstall")
@@ -263,6 +267,8 @@ def test_uninstall_removes_what_is_the_releases_and_nothing_else(
     assert took < 60
     assert made not in names(kube, "namespaces")
     assert names(kube, "jobs", "-n", given) == {"t-another"}
+    assert names(kube, "jobs", "-n", release.home) >= {"their-hook"}
+    assert "failed-hook" not in names(kube, "jobs", "-n", release.home)
     assert len(kube.get("pods", "-n", given)) == 1
     assert names(kube, "jobs", "-n", other) == {"t-another"}
     kept = names(kube, "configmaps", "-n", given)

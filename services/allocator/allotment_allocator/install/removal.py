@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 COMPONENT = "app.kubernetes.io/component"
 SELF = "uninstall"
+_HOOKS = ("install", "test")
 TRAINER_GRACE_S = 5
 """Trainers have nobody any more to hand a checkpoint to."""
 _POLLED_EVERY_S = 0.5
@@ -66,7 +67,9 @@ class Removal:
         """Whether all has gone or goes by itself; within the settings' time."""
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                await asyncio.gather(self._tenants(), self._nodes(), self._own())
+                await asyncio.gather(
+                    self._tenants(), self._nodes(), self._own(), self._left_by_hooks()
+                )
                 while await self._still_going():  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(_POLLED_EVERY_S)
         except TimeoutError:
@@ -106,7 +109,10 @@ class Removal:
         await self._try(f"trainers in namespace {name}", self._end_trainers, name)
 
     async def _end_trainers(self, namespace: str) -> None:
-        chosen = f"?labelSelector={quote(self._selector(LEASE_LABEL))}"
+        await self._delete_jobs_and_pods(namespace, self._selector(LEASE_LABEL))
+
+    async def _delete_jobs_and_pods(self, namespace: str, selector: str) -> None:
+        chosen = f"?labelSelector={quote(selector)}"
         # Jobs first: none makes another pod. Pods by themselves: with a shorter grace than theirs.
         for path, body in (
             (f"/apis/batch/v1/namespaces/{namespace}/jobs", {"propagationPolicy": "Background"}),
@@ -158,6 +164,12 @@ class Removal:
             await self._try(
                 "the CA's ConfigMap", self._objects.remove, "configmaps", f"{release}-ca"
             )
+
+    async def _left_by_hooks(self) -> None:
+        """Jobs and pods of hooks that failed: they were kept so that people can see why."""
+        home, release = self._config.namespace, self._config.release
+        ours = f"{PART_OF}={OURS},{RELEASE_LABEL}={release},{COMPONENT} in ({', '.join(_HOOKS)})"
+        await self._try("what failed hooks left", self._delete_jobs_and_pods, home, ours)
 
     async def _still_going(self) -> bool:
         try:
