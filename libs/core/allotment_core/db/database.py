@@ -112,6 +112,11 @@ class Database:
         leadership.start()
         return leadership
 
+    @property
+    def may_act(self) -> bool:
+        """Whether no other process leads, as far as anybody can know."""
+        return self._leadership is None or self._leadership.is_acting
+
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """The work's result on a snapshot: it sees every write that was answered before.
 

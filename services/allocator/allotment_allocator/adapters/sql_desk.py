@@ -48,6 +48,10 @@ class SqlDesk:
         spared_s = self._absence.spares_s(self._clock.monotonic())
         return Allocation(books, self._pools(), self._rules, now, self._trainers, spared_s)
 
+    @property
+    def may_act(self) -> bool:
+        return self.database.may_act
+
     async def read(self, work: Callable[[Books], T]) -> T:
         return await self.database.read(lambda connection: work(SqlBooks(connection)))
 

@@ -14,6 +14,11 @@ R = TypeVar("R")
 class Desk(Protocol):
     """Works are run in one transaction; what they change on leases is put on the board after it."""
 
+    @property
+    def may_act(self) -> bool:
+        """False while another process may lead: what is on the board may be untrue then."""
+        ...
+
     async def read(self, work: Callable[[Books], T]) -> T:
         """On a snapshot; the work must not write."""
         ...

@@ -98,7 +98,9 @@ class Keeper:
                     await self._kicked.wait()
 
     async def look(self) -> None:
-        """One look at everything, and the next steps."""
+        """One look at everything, and the next steps; none while another process may lead."""
+        if not self._desk.may_act:
+            return
         for gone in self._launcher.take_exits():
             self._note_exit(gone)
         await self._settle()
