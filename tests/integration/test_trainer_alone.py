@@ -120,6 +120,27 @@ async def test_a_terminated_trainer_whose_controller_is_away_leaves_within_its_g
         assert await _status(process, 5.0) == 0
 
 
+async def test_a_checkpoint_has_the_grace_to_be_stored(stage: Stage) -> None:
+    process = await _tricky(stage, GRACE_S="15")
+    await stage.controller.connected()
+    stage.controller.say(assignment=assignment("1", [("trick", "folds")]))
+    await stage.controller.told("progress", T1)
+    await asyncio.sleep(0.3)  # Its fitted fold is written.
+    stage.blobs.away = True
+    process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(4.0)
+    stage.blobs.away = False
+    failure = await stage.controller.failure_of(T1)
+    assert f"{TENANT}/blobs/{failure.checkpoint_sha256}" in stage.blobs.blobs
+    assert await _status(process) == 0
+
+
+async def test_an_authority_that_is_not_there_is_a_setting_that_cannot_be_used(
+    stage: Stage,
+) -> None:
+    assert await _status(await _alone(stage, CA=str(stage.folder / "gone.crt"))) == 64
+
+
 async def test_it_says_which_setting_it_misses(stage: Stage) -> None:
     process = await _alone(stage, EPOCH="soon")
     _, said = await asyncio.wait_for(process.communicate(), 10)

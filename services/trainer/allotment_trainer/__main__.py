@@ -35,6 +35,9 @@ def _start(config: TrainerConfig) -> Start:
         raise InvalidArgument(
             f"set {PREFIX}TOKEN or {PREFIX}TOKEN_FILE to the lease's token", reason="INVALID_CONFIG"
         )
+    if config.ca is not None:
+        # Read here, where it is a setting that can't be used.
+        config.ca.read_bytes()
     grant = Grant(
         server=config.server,
         dataset=config.dataset,

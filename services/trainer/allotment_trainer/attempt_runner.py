@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FETCH_S = 30.0
 """What fetching a checkpoint may take."""
 KEEP_S = 3.0
-"""What storing a checkpoint may take: a lease that is taken back ends 5 s later."""
+"""What storing a checkpoint may take at least: a lease that is taken back ends 5 s later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,17 @@ class AttemptRunner:
         job: TrialJob,
         report: Callable[[Report], None],
         may_end: Callable[[], Awaitable[None]] = _at_once,
-        keeps_folds: Callable[[], bool] = lambda: False,
+        keep_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Reports the start, every fold, and the end, which is not handed in before `may_end`
         returns. Cancelled: the process is gone when this returns, and no end is reported; its
-        fitted folds are stored first where `keeps_folds` says so. Raises: Unavailable when no
-        trial can be run here any more; that is reported too.
+        fitted folds are stored first, if that takes no longer than `keep_s`. Raises: Unavailable
+        when no trial can be run here any more; that is reported too.
         """
         self.kept = Kept()
         report(Started())
         try:
-            end = await self._end(job, report, may_end, keeps_folds)
+            end = await self._end(job, report, may_end, keep_s)
         except Unavailable as error:
             report(Failure(cause=Cause.LOST, reason=error.reason, message=error.message))
             raise
@@ -83,7 +83,7 @@ class AttemptRunner:
         job: TrialJob,
         report: Callable[[Report], None],
         may_end: Callable[[], Awaitable[None]],
-        keeps_folds: Callable[[], bool],
+        keep_s: Callable[[], float],
     ) -> Result | Failure:
         with _folder(
             self._work_dir / f"trial-{job.trial.rpartition('/')[2]}-{job.epoch}"
@@ -95,8 +95,8 @@ class AttemptRunner:
                     outcome, cpu_s, peak_bytes = await self._processes.run(here, folder, report)
                     await may_end()
                 except asyncio.CancelledError:
-                    if keeps_folds():
-                        self.kept = await self._keep(job, folder)
+                    if (within_s := keep_s()) > 0:
+                        self.kept = await self._keep(job, folder, within_s)
                     raise
             if isinstance(outcome, Failure):
                 return outcome
@@ -121,10 +121,10 @@ class AttemptRunner:
             log.info("no checkpoint", extra={"trial": job.trial, "error": str(error)})
         archive.unlink(missing_ok=True)
 
-    async def _keep(self, job: TrialJob, folder: Path) -> Kept:
-        """Stores the fitted folds of an attempt that was stopped, if that is soon done."""
+    async def _keep(self, job: TrialJob, folder: Path, within_s: float) -> Kept:
+        """Stores the fitted folds of an attempt that was stopped, if that is done in time."""
         try:
-            async with asyncio.timeout(KEEP_S):
+            async with asyncio.timeout(within_s):
                 archive = await asyncio.to_thread(checkpoints.pack, folder)
                 if archive is None:
                     return Kept()

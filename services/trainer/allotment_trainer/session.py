@@ -15,7 +15,7 @@ from allotment_core.clock import Clock
 from allotment_core.errors import AllotmentError, ErrorKind, InvalidArgument, Unavailable
 from allotment_core.rpc.client import from_rpc_error
 from allotment_trainer.adapters import wire
-from allotment_trainer.attempt_runner import AttemptRunner, Kept
+from allotment_trainer.attempt_runner import KEEP_S, AttemptRunner, Kept
 from allotment_trainer.domain.job import Attempt, TrialJob
 from allotment_trainer.domain.lease import Ending, Grant, LeaseClock
 from allotment_trainer.domain.reports import Cause, Failure, Outbox, Report, ReportKey
@@ -28,6 +28,8 @@ WELCOME_S = 10.0
 """How long an open stream may take to say Welcome."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+SAYING_S = 2.0
+"""Of the grace, what is left for reports once a checkpoint is stored."""
 BROKEN_GRACE_S = 5.0
 """What a trainer that can't run trials any more takes to say so."""
 
@@ -258,7 +260,7 @@ class Session:
                 job,
                 lambda report: self._report(attempt, report),
                 lambda: self._judged(job),
-                lambda: self._stop_reason in _KEEPS_FOLDS,
+                self._keep_s,
             )
         except asyncio.CancelledError:
             if self._stop_reason:
@@ -273,6 +275,13 @@ class Session:
         finally:
             self._attempt = self._task = None
             self._work.set()
+
+    def _keep_s(self) -> float:
+        """What storing the folds of a trial that is stopped may take; 0: nobody wants them."""
+        if self._stop_reason not in _KEEPS_FOLDS:
+            return 0.0
+        left_s = self._patience_s() if self._ending is not None else 0.0
+        return max(KEEP_S, left_s - SAYING_S)
 
     async def _judged(self, job: TrialJob) -> None:
         """Returns when every rung that the trial has told of was answered: it goes on."""
