@@ -72,7 +72,8 @@ class BooksConformance:
         expired = revoking.expired(NOW + timedelta(seconds=70))
         charged = held.charged(5, NOW + timedelta(seconds=7))
         restarted = held.restarted(Problem("CRASHED", "x"))
-        for each in (queued, held, charged, restarted, revoking, expired):
+        submitted = queued.submitted_at(LOCAL, NOW, alone=True)
+        for each in (queued, submitted, held, charged, restarted, revoking, expired):
             await put(store, each)
             assert await store.read(lambda b: b.lease(queued.name)) == each
 

@@ -66,7 +66,7 @@ async def build(
         database,
         board,
         lambda: site.pools,
-        rules(config, site.dedicated_nodes),
+        rules(config, site),
         clock,
         site.launcher.trainers,
         absence,
@@ -170,7 +170,7 @@ def _trainer_tokens(signer: TokenSigner, ttl_s: int) -> Tokens:
     return issue
 
 
-def rules(config: AllocatorConfig, dedicated_nodes: bool = False) -> Rules:
+def rules(config: AllocatorConfig, site: Site) -> Rules:
     """The numbers of the division."""
     return Rules(
         policy=Policy(
@@ -181,7 +181,8 @@ def rules(config: AllocatorConfig, dedicated_nodes: bool = False) -> Rules:
         ttl_s=config.lease_ttl_s,
         revoke_grace_s=config.revoke_grace_s,
         half_life_s=config.half_life_s,
-        dedicated_nodes=dedicated_nodes,
+        dedicated_nodes=site.dedicated_nodes,
+        queueing=site.queueing,
     )
 
 

@@ -6,7 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from allotment_allocator.domain.identity import PodTokenKeys
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
-from allotment_allocator.domain.pool import CPU, Node, NodeState, Pool, PoolKind, Wanted
+from allotment_allocator.domain.pool import ANYWHERE, CPU, Node, NodeState, Pool, PoolKind, Wanted
 from allotment_allocator.domain.ports import Used
 from allotment_allocator.domain.tenant import Isolation, Tenant, Terms
 from allotment_api.allocator.v1 import allocator_pb2 as pb
@@ -139,7 +139,7 @@ def lease_message(lease: Lease, wait: Wait | None) -> pb.Lease:
         epoch=lease.epoch,
         holder=str(lease.holder),
         pool=str(lease.place.pool) if lease.place else "",
-        node=lease.place.node if lease.place else "",
+        node=lease.place.node if lease.place and lease.place.node != ANYWHERE else "",
         shape=pb.Shape(
             resource=lease.wanted.resource,
             product=lease.wanted.product,

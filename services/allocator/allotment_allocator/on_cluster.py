@@ -21,6 +21,7 @@ from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.cluster import PoolRules
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.pool import Place, Pool
+from allotment_allocator.domain.queueing import Queueing
 from allotment_allocator.domain.staffing import StaffRules
 from allotment_core.clock import Clock
 from allotment_core.names import TenantName
@@ -58,6 +59,7 @@ class Cluster:
         self._pools.on_pod = self._pod_changed
         self.pod_keys = ClusterKeys(self._api, clock)
         self.dedicated_nodes = config.dedicated_nodes
+        self.queueing = queueing(config)
         self._marks = NodeMarks(
             self._api, config.release, config.namespace, self._pools.nodes, self._nodes_alone
         )
@@ -145,6 +147,15 @@ def pool_rules(config: ClusterConfig) -> PoolRules:
     )
 
 
+def queueing(config: ClusterConfig) -> Queueing:
+    """Whose trainers Kueue admits."""
+    return Queueing(
+        default=config.queue,
+        by_tenant=config.queues_by_tenant,
+        pending_limit=config.queue_pending_limit,
+    )
+
+
 def job_rules(config: ClusterConfig) -> JobRules:
     """What trainers' pods have in common."""
     return JobRules(
@@ -164,6 +175,8 @@ def job_rules(config: ClusterConfig) -> JobRules:
         cpu_limit_share=config.slot_cores_limit / config.slot_cores,
         tolerated=config.tolerated_taints,
         environment=config.environment,
+        queueing=queueing(config),
+        queue_priority_class=config.queue_priority_class,
     )
 
 

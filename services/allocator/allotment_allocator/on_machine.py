@@ -10,6 +10,7 @@ from allotment_allocator.domain import pool
 from allotment_allocator.domain.board import Board
 from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.identity import PodKeys, TrainerPods
+from allotment_allocator.domain.queueing import Queueing
 from allotment_allocator.domain.staffing import StaffRules
 from allotment_core.clock import Clock
 from allotment_core.errors import InvalidArgument
@@ -22,6 +23,7 @@ class Machine:
     trainer_pods: TrainerPods | None = None
     pod_keys: PodKeys | None = None
     dedicated_nodes = False
+    queueing = Queueing()
 
     def __init__(
         self, config: AllocatorConfig, clock: Clock, first_host: Process | None = None

@@ -7,8 +7,9 @@ import pytest
 
 from allotment_allocator.adapters.kube.jobs import JobRules, job_name, make_job
 from allotment_allocator.adapters.kube.states import job_view, judge
-from allotment_allocator.domain.pool import CPU, GPU, Place
+from allotment_allocator.domain.pool import ANYWHERE, CPU, GPU, Place
 from allotment_allocator.domain.ports import TrainerOrder
+from allotment_allocator.domain.queueing import Queueing
 from allotment_core.names import LeaseName, PoolName, TenantName
 
 RULES = JobRules(
@@ -110,10 +111,19 @@ def test_a_pod_goes_to_nodes_of_its_pool() -> None:
 
 
 def test_with_a_queue_a_job_waits_to_be_admitted() -> None:
-    rules = JobRules(release="r", home="h", image="i", queue="team-a")
-    job = make_job(order(), rules, GPU)
+    rules = JobRules(
+        release="r",
+        home="h",
+        image="i",
+        queueing=Queueing(default="team-a"),
+        queue_priority_class="p",
+    )
+    job = make_job(order(place=Place(PoolName("h100"), ANYWHERE)), rules, GPU)
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "p"
+    assert "kueue" not in str(job["spec"]["template"]["metadata"]["labels"])
+    assert "affinity" not in pod_spec(job)
 
 
 def viewed(**status: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ leases = sa.Table(
     sa.Column("problem_reason", sa.String(80)),
     sa.Column("problem_message", sa.Text),
     sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("submit_time", sa.BigInteger),
     sa.Column("grant_time", sa.BigInteger),
     sa.Column("expire_time", sa.BigInteger),
     sa.Column("revoke_deadline", sa.BigInteger),

@@ -23,6 +23,7 @@ from allotment_allocator.domain.pool import (
     known,
 )
 from allotment_allocator.domain.ports import Books, Party, Trainer, TrainerState, Used, Who
+from allotment_allocator.domain.queueing import Queueing, submit, without_queued
 from allotment_allocator.domain.snapshot import (
     Claim,
     Decision,
@@ -67,6 +68,7 @@ class Rules:
     half_life_s: float = 600.0
     dedicated_nodes: bool = False
     """Tenants can have nodes alone."""
+    queueing: Queueing = field(default_factory=Queueing)
 
 
 class Allocation:
@@ -269,10 +271,31 @@ class Allocation:
 
     def restart(self, name: LeaseName, epoch: int, problem: Problem | None) -> Lease | None:
         """The next epoch for a new trainer; None when the lease is not HELD at this epoch."""
-        [lease] = self._ledger.leases([name])
-        if lease is None or lease.state is not LeaseState.HELD or lease.epoch != epoch:
+        lease = self._current(name, epoch)
+        if lease is None or not (lease.state is LeaseState.HELD or lease.submitted):
             return None
         return self._ledger.put(lease.restarted(problem))
+
+    def admit(self, name: LeaseName, epoch: int) -> None:
+        """The cluster's queue has let its trainer run: from now on it is held."""
+        lease = self._current(name, epoch)
+        if lease is not None and lease.submitted:
+            admitted = self._ledger.put(lease.admitted(self.now, self._rules.ttl_s))
+            self._count(dict.fromkeys(_parties(admitted), admitted.charge))
+
+    def evict(self, name: LeaseName, epoch: int, why: str) -> None:
+        """The cluster's queue has to admit its trainer anew: it is taken back, without a strike."""
+        lease = self._current(name, epoch)
+        if lease is not None and lease.state is LeaseState.HELD:
+            problem = Problem(
+                "REVOKED_BY_QUEUE", f"{name} is taken back: {why}; ask for another lease to go on"
+            )
+            self._ledger.put(lease.revoked(self.now, self._rules.revoke_grace_s, problem))
+
+    def _current(self, name: LeaseName, epoch: int) -> Lease | None:
+        """The lease, if it is at this epoch."""
+        [lease] = self._ledger.leases([name])
+        return lease if lease is not None and lease.epoch == epoch else None
 
     def mend(self, name: LeaseName) -> None:
         """Forgets the problem of a lease whose trainer runs well again."""
@@ -287,6 +310,8 @@ class Allocation:
             return
         if lease.place.is_expected:
             self._ledger.put(lease.found(place))
+            if lease.alone:
+                self._charge(self.tenant(lease.tenant))
 
     def settle(self) -> None:
         """Ends leases whose time is over, and revoked ones whose trainer has left."""
@@ -310,6 +335,7 @@ class Allocation:
             {name: place for d in decisions for name, place in d.moves.items()},
             tuple(revocation for d in decisions for revocation in d.revocations),
             {name: wait for d in decisions for name, wait in d.waits.items()},
+            {name: place for d in decisions for name, place in d.submissions.items()},
         )
 
     def divide(self) -> None:
@@ -326,6 +352,9 @@ class Allocation:
                 for party in _parties(granted):
                     more[party] += granted.charge
                 self._ledger.put(granted)
+            for name, place in decision.submissions.items():
+                alone = self.tenant(name.tenant).isolation is Isolation.DEDICATED
+                self._ledger.put(leases[name].submitted_at(place, self.now, alone=alone))
             for name, place in decision.moves.items():
                 self._ledger.put(leases[name].moved(place))
             for revocation in decision.revocations:
@@ -345,12 +374,13 @@ class Allocation:
         """
         guests = Guests(leases)
         for snapshot in self._snapshots(leases):
-            decision = apart.divide(guests.noted(snapshot))
+            own = without_queued(snapshot, self._rules.queueing)
+            decision = apart.divide(guests.noted(own))
             guests.add(decision)
-            yield decision
+            yield submit(snapshot, decision, self._rules.queueing)
 
     def _snapshots(self, leases: Sequence[Lease]) -> list[Snapshot]:
-        live = {lease.name for lease in leases if lease.granted}
+        live = {lease.name for lease in leases if lease.staffed}
         leaving: Counter[Place] = Counter()
         departing: dict[str, set[TenantName]] = {}
         for trainer in self._trainers():
@@ -368,7 +398,7 @@ class Allocation:
                 queued=tuple(
                     _claim(lease, self.now)
                     for lease in leases
-                    if not lease.granted and lease.wanted.resource == resource
+                    if not lease.staffed and lease.wanted.resource == resource
                 ),
                 held=tuple(
                     _holding(lease, lease.place, self.now)
@@ -494,6 +524,7 @@ def _holding(lease: Lease, place: Place, now: datetime) -> Holding:
         held_s=(now - since).total_seconds(),
         place=place,
         revoking=lease.state is LeaseState.REVOKING,
+        by_queue=lease.submit_time is not None,
         wanted=lease.wanted,
     )
 

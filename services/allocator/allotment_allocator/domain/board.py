@@ -14,6 +14,7 @@ from allotment_core.names import LeaseName, TenantName
 QUEUE_LIMIT = 20_000
 """Leases whose change a watcher has not taken yet. One division may grant thousands at once."""
 ENDED_KEPT = 1000
+_NOTHING: Mapping[LeaseName, Wait] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +72,32 @@ class Board:
     def explain_queue(self, waits: Mapping[LeaseName, Wait]) -> None:
         """Why queued leases wait now."""
         before, self._queue_waits = self._queue_waits, dict(waits)
-        self._tell_changed(LeaseState.QUEUED, before, self._queue_waits)
+        self._tell_changed(before, self._queue_waits)
 
     def explain_starts(self, waits: Mapping[LeaseName, Wait]) -> None:
-        """Why granted leases have no trainer yet."""
+        """Why leases that are granted or submitted have no trainer yet."""
         before, self._start_waits = self._start_waits, dict(waits)
-        self._tell_changed(LeaseState.HELD, before, self._start_waits)
+        self._tell_changed(before, self._start_waits)
 
     def _tell_changed(
-        self, state: LeaseState, before: Mapping[LeaseName, Wait], now: Mapping[LeaseName, Wait]
+        self, before: Mapping[LeaseName, Wait], now: Mapping[LeaseName, Wait]
     ) -> None:
         for name in {**before, **now}:
             lease = self._live.get(name)
-            if lease is not None and lease.state is state and before.get(name) != now.get(name):
+            if lease is None or self._waits_of(lease) is not now:
+                continue
+            if before.get(name) != now.get(name):
                 self._tell(lease)
+
+    def _waits_of(self, lease: Lease) -> Mapping[LeaseName, Wait]:
+        """Where it says what this lease waits for."""
+        if lease.state is LeaseState.HELD or lease.submitted:
+            return self._start_waits
+        return self._queue_waits if lease.state is LeaseState.QUEUED else _NOTHING
 
     def wait(self, lease: Lease) -> Wait | None:
         """Why this lease waits, if it does."""
-        if lease.state is LeaseState.QUEUED:
-            return self._queue_waits.get(lease.name)
-        return self._start_waits.get(lease.name) if lease.state is LeaseState.HELD else None
+        return self._waits_of(lease).get(lease.name)
 
     def _tell(self, lease: Lease) -> None:
         for watcher in self._watchers:

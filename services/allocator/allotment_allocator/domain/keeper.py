@@ -73,7 +73,7 @@ class Keeper:
         self._kicked = asyncio.Event()
         # Leases of an earlier life may have a trainer that is still on its way out.
         self._spent: dict[LeaseName, int] = {
-            lease.name: lease.epoch for lease in board.live.values() if lease.granted
+            lease.name: lease.epoch for lease in board.live.values() if lease.staffed
         }
         self._setbacks: dict[LeaseName, Setback] = {}
 
@@ -126,7 +126,9 @@ class Keeper:
         )
         if not due:
             decision = await self._desk.preview()
-            due = bool(decision.grants or decision.moves or decision.revocations)
+            due = bool(
+                decision.grants or decision.moves or decision.revocations or decision.submissions
+            )
             if not due:
                 self._board.explain_queue(decision.waits)
         if due:
@@ -168,7 +170,7 @@ class Keeper:
             self._spend(lease, trainer_id)
         for lease in todo.mended:
             self._setbacks.pop(lease.name, None)
-        if todo.mended or todo.new_epochs or todo.found:
+        if todo.mended or todo.new_epochs or todo.found or todo.admitted or todo.evicted:
             await self._note_leases(todo)
 
     async def _note_leases(self, todo: Staffing) -> None:
@@ -189,6 +191,10 @@ class Keeper:
                 allocation.mend(lease.name)
             for lease, place in todo.found:
                 allocation.find(lease.name, lease.epoch, place)
+            for lease in todo.admitted:
+                allocation.admit(lease.name, lease.epoch)
+            for lease, why in todo.evicted:
+                allocation.evict(lease.name, lease.epoch, why)
             for lease in spent:
                 allocation.restart(lease.name, lease.epoch, problems[lease.name])
 
@@ -243,7 +249,7 @@ class Keeper:
             },
         )
         lease = self._board.live.get(trainer.lease)
-        if lease is not None and lease.granted and lease.epoch == trainer.epoch:
+        if lease is not None and lease.staffed and lease.epoch == trainer.epoch:
             self._fail(lease, trainer, gone.cause, gone.log_tail)
 
     def _fail(self, lease: Lease, trainer: Trainer, cause: str, log_tail: str) -> None:

@@ -66,6 +66,8 @@ class Lease:
     epoch: int = 0
     place: Place | None = None
     """Where its slots are, once granted."""
+    submit_time: datetime | None = None
+    """Since when the cluster's queue knows it; None: no queue has to admit it."""
     grant_time: datetime | None = None
     expire_time: datetime | None = None
     revoke_deadline: datetime | None = None
@@ -97,6 +99,16 @@ class Lease:
         return self.state in MOVES.final
 
     @property
+    def submitted(self) -> bool:
+        """Whether the cluster's queue has still to admit its trainer."""
+        return self.state is LeaseState.QUEUED and self.submit_time is not None
+
+    @property
+    def staffed(self) -> bool:
+        """Whether a trainer is to be there for it, or to be ready."""
+        return self.granted or self.submitted
+
+    @property
     def granted(self) -> bool:
         """Whether it has slots now."""
         return self.state in (LeaseState.HELD, LeaseState.REVOKING)
@@ -113,8 +125,29 @@ class Lease:
             expire_time=now + timedelta(seconds=ttl_s),
         )
 
+    def submitted_at(self, place: Place, now: datetime, *, alone: bool) -> "Lease":
+        """The cluster's queue is asked to admit its first trainer: epoch 1."""
+        if self.state is not LeaseState.QUEUED or self.submitted:
+            raise FailedPrecondition(f"{self.name} is {self.state.name} already")
+        return replace(
+            self,
+            epoch=self.epoch + 1,
+            place=place,
+            submit_time=now,
+            charged_slots=self.slot_count if alone else None,
+            revision=self.revision + 1,
+        )
+
+    def admitted(self, now: datetime, ttl_s: float) -> "Lease":
+        """The queue has admitted its trainer: it is held from now on."""
+        if not self.submitted:
+            raise FailedPrecondition(f"{self.name} is {self.state.name}: no queue admits it")
+        return self._to(LeaseState.HELD, grant_time=now, expire_time=now + timedelta(seconds=ttl_s))
+
     def restarted(self, problem: Problem | None) -> "Lease":
         """A new trainer takes over: the next epoch. Its time to live is not extended."""
+        if self.submitted:
+            return replace(self, epoch=self.epoch + 1, problem=problem, revision=self.revision + 1)
         if self.state is not LeaseState.HELD:
             raise FailedPrecondition(f"{self.name} is {self.state.name}: it gets no new trainer")
         return self._to(LeaseState.HELD, epoch=self.epoch + 1, problem=problem)

@@ -34,6 +34,10 @@ class NodeState(enum.Enum):
     """Gone, or not ready for too long: its leases are taken back at once."""
 
 
+ANYWHERE = "*"
+"""In the place of a node: one of the pool that is not known yet."""
+
+
 class Place(NamedTuple):
     """A node of a pool."""
 
@@ -42,8 +46,10 @@ class Place(NamedTuple):
 
     @property
     def is_expected(self) -> bool:
-        """Whether an autoscaler has still to bring the node."""
-        return self.node.startswith("+")
+        """Whether it is not known yet which node it is: an autoscaler has still to bring it, or
+        the cluster's queue and scheduler choose it.
+        """
+        return self.node == ANYWHERE or self.node.startswith("+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

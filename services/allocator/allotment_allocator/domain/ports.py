@@ -116,6 +116,8 @@ class Trainer:
     """Monotonic instant of the last change of its state."""
     alone: bool = False
     """Its tenant is to have the node alone."""
+    suspended: bool = False
+    """The cluster's queue has not admitted it, or has taken its slots back."""
     hint: Wait | None = None
     """While it starts: what it waits for, where that is known."""
 

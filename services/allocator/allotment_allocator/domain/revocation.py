@@ -20,7 +20,7 @@ that loses least work.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from allotment_allocator.domain.pool import NodeState, Place, Wanted
+from allotment_allocator.domain.pool import ANYWHERE, NodeState, Place, Wanted
 from allotment_allocator.domain.snapshot import (
     Claim,
     Holding,
@@ -44,7 +44,7 @@ def relocate(standing: Standing) -> dict[LeaseName, Place]:
     moves: dict[LeaseName, Place] = {}
     for holding in standing.snapshot.held:
         lost = room.states.get(holding.place, NodeState.LOST) is NodeState.LOST
-        if lost and not holding.revoking:
+        if lost and not holding.revoking and not holding.by_queue:
             place = room.best(holding.wanted, holding.slot_count)
             if place is not None:
                 room.take(place, holding.slot_count)
@@ -58,7 +58,7 @@ def shrink(standing: Standing, moved: Collection[LeaseName]) -> list[Revocation]
     revocations: list[Revocation] = []
     held: dict[Place, list[Holding]] = {}
     for holding in standing.snapshot.held:
-        if not holding.revoking and holding.lease not in moved:
+        if not holding.revoking and holding.lease not in moved and holding.place.node != ANYWHERE:
             held.setdefault(holding.place, []).append(holding)
 
     def take_back(victim: Holding, reason: RevocationReason) -> None:

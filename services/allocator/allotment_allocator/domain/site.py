@@ -8,6 +8,7 @@ from allotment_allocator.domain.desk import Desk
 from allotment_allocator.domain.identity import PodKeys, TrainerPods
 from allotment_allocator.domain.pool import Pool
 from allotment_allocator.domain.ports import Launcher
+from allotment_allocator.domain.queueing import Queueing
 from allotment_allocator.domain.staffing import StaffRules
 
 
@@ -20,6 +21,11 @@ class Site(Protocol):
     @property
     def dedicated_nodes(self) -> bool:
         """Whether a tenant can have nodes alone."""
+        ...
+
+    @property
+    def queueing(self) -> Queueing:
+        """Whose trainers a queue admits."""
         ...
 
     @property

@@ -34,6 +34,8 @@ class Holding:
     held_s: float
     place: Place
     revoking: bool = False
+    by_queue: bool = False
+    """The cluster's queue has admitted it, or is to: it goes nowhere else by itself."""
     wanted: Wanted = CPU_SLOTS
 
 
@@ -106,3 +108,5 @@ class Decision:
     """Leases whose node is gone, and where they go on with a new trainer."""
     revocations: tuple[Revocation, ...]
     waits: Mapping[LeaseName, Wait]
+    submissions: Mapping[LeaseName, Place] = field(default_factory=dict)
+    """Leases that the cluster's queue is asked to admit, and the pool."""

@@ -7,9 +7,10 @@ for it, so that slots are never in use twice.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from allotment_allocator.domain.lease import Lease, LeaseState, Wait
-from allotment_allocator.domain.pool import Place
+from allotment_allocator.domain.pool import ANYWHERE, Place
 from allotment_allocator.domain.ports import Trainer, TrainerState
 from allotment_core.names import LeaseName
 
@@ -77,7 +78,11 @@ class Staffing:
     kills: list[Trainer] = field(default_factory=list)
     mended: list[Lease] = field(default_factory=list)
     found: list[tuple[Lease, Place]] = field(default_factory=list)
-    """Leases whose node had still to come, and where their trainers are now."""
+    """Leases whose node was not known yet, and where their trainers are now."""
+    admitted: list[Lease] = field(default_factory=list)
+    """The cluster's queue lets their trainers run."""
+    evicted: list[tuple[Lease, str]] = field(default_factory=list)
+    """The cluster's queue has to admit their trainers anew, and why."""
     waits: dict[LeaseName, Wait] = field(default_factory=dict)
 
 
@@ -103,19 +108,22 @@ class Scene:
 def plan(scene: Scene, rules: StaffRules) -> Staffing:
     """The next steps towards: each HELD lease has its trainer, and no trainer lacks a lease."""
     todo = Staffing()
-    held = {lease.name: lease for lease in scene.leases if lease.granted}
+    held = {lease.name: lease for lease in scene.leases if lease.staffed}
     for trainer in scene.trainers:
-        _check(trainer, held.get(trainer.lease), scene, rules, todo)
+        wanted = held.get(trainer.lease)
+        _check(trainer, wanted, scene, rules, todo)
+        if wanted is not None and wanted.epoch == trainer.epoch:
+            _follow_queue(wanted, trainer, todo)
     at_work = {(t.lease, t.epoch): t for t in scene.trainers if t.state in _AT_WORK}
     idle = [t for t in scene.trainers if t.state is TrainerState.IDLE and t not in todo.stops]
     room = _Room(scene, todo)
     vacant: list[Lease] = []
-    for lease in sorted(held.values(), key=lambda each: (each.grant_time, each.name)):
+    for lease in sorted(held.values(), key=_since):
         trainer_now = at_work.get((lease.name, lease.epoch))
         if trainer_now is not None and _has_come(lease, trainer_now, scene):
             todo.found.append((lease, trainer_now.place))
         if trainer_now is None:
-            vacant += [lease] if lease.state is LeaseState.HELD else []
+            vacant += [lease] if lease.state is not LeaseState.REVOKING else []
         elif trainer_now.state is TrainerState.STARTING:
             todo.waits[lease.name] = trainer_now.hint or _starting(
                 f"trainer {trainer_now.trainer_id} is starting"
@@ -129,8 +137,22 @@ def plan(scene: Scene, rules: StaffRules) -> Staffing:
 
 
 def _has_come(lease: Lease, trainer: Trainer, scene: Scene) -> bool:
-    awaited = lease.place is not None and lease.place.is_expected
+    awaited = lease.granted and lease.place is not None and lease.place.is_expected
     return awaited and not trainer.place.is_expected and trainer.place in scene.capacity
+
+
+def _since(lease: Lease) -> tuple[datetime, LeaseName]:
+    return lease.grant_time or lease.submit_time or lease.create_time, lease.name
+
+
+def _follow_queue(lease: Lease, trainer: Trainer, todo: Staffing) -> None:
+    """A lease is held while the cluster's queue lets its trainer run."""
+    if lease.submitted and not trainer.suspended:
+        todo.admitted.append(lease)
+    elif trainer.suspended and lease.state is LeaseState.HELD:
+        todo.evicted.append((lease, "the cluster's queue has suspended its Job"))
+    elif trainer.suspended and lease.state is LeaseState.REVOKING:
+        todo.stops += [trainer] if trainer.state is not TrainerState.LEAVING else []
 
 
 def _check(
@@ -170,6 +192,8 @@ class _Room:
 
     def take(self, place: Place, slot_count: int) -> bool:
         """Whether the slots are there now; else those that come are kept for the asker."""
+        if place.node == ANYWHERE:
+            return True
         if slot_count <= self.free[place]:
             self.free[place] -= slot_count
             return True
@@ -207,7 +231,12 @@ def _fill(
         return
     todo.waits[lease.name] = _starting("its trainer is about to start")
     if scene.spent.get(lease.name) == lease.epoch:
-        todo.new_epochs.append(lease)
+        if lease.granted and lease.submit_time is not None:
+            cause = setback.cause if setback is not None else "it ended"
+            why = f"its trainer is gone ({cause}) and the cluster's queue has to admit another one"
+            todo.evicted.append((lease, why))
+        else:
+            todo.new_epochs.append(lease)
     elif own:
         chosen = max(own, key=lambda t: (t.since_s, t.trainer_id))
         idle.remove(chosen)

@@ -110,7 +110,9 @@ class _LeaseStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeaseState
     DESCRIPTOR: _descriptor.EnumDescriptor
     LEASE_STATE_UNSPECIFIED: _LeaseState.ValueType  # 0
     LEASE_STATE_QUEUED: _LeaseState.ValueType  # 1
-    """Moves to HELD, RELEASED."""
+    """Also while the cluster's queue (Kueue) has not admitted its Job; then it has an epoch and a pool already. Moves to HELD,
+    RELEASED.
+    """
     LEASE_STATE_HELD: _LeaseState.ValueType  # 2
     """Moves to HELD (a new trainer, epoch + 1), REVOKING, RELEASED, EXPIRED."""
     LEASE_STATE_REVOKING: _LeaseState.ValueType  # 3
@@ -125,7 +127,9 @@ class LeaseState(_LeaseState, metaclass=_LeaseStateEnumTypeWrapper):
 
 LEASE_STATE_UNSPECIFIED: LeaseState.ValueType  # 0
 LEASE_STATE_QUEUED: LeaseState.ValueType  # 1
-"""Moves to HELD, RELEASED."""
+"""Also while the cluster's queue (Kueue) has not admitted its Job; then it has an epoch and a pool already. Moves to HELD,
+RELEASED.
+"""
 LEASE_STATE_HELD: LeaseState.ValueType  # 2
 """Moves to HELD (a new trainer, epoch + 1), REVOKING, RELEASED, EXPIRED."""
 LEASE_STATE_REVOKING: LeaseState.ValueType  # 3
@@ -373,14 +377,14 @@ class Lease(_message.Message):
     """tenants/*/leases/*"""
     state: Global___LeaseState.ValueType
     epoch: _builtins.int
-    """Grows at each grant and at each start of a new trainer; 0 while queued."""
+    """Grows at each grant and at each start of a new trainer; 0 until the first is asked for."""
     holder: _builtins.str
     """The experiment that the lease is for."""
     pool: _builtins.str
-    """Set once granted."""
+    """Set once granted, or submitted to the cluster's queue."""
     slot_count: _builtins.int
     node: _builtins.str
-    """Where its slots are; set once granted."""
+    """Where its slots are; set once granted and, where the cluster chooses the node, once it has."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends unless renewed, by the allocator's clock."""

@@ -20,6 +20,7 @@ from allotment_allocator.adapters.kube.states import (
 from allotment_allocator.domain.cluster import DEDICATED, dedicated_to
 from allotment_allocator.domain.pool import CPU, GPU
 from allotment_allocator.domain.ports import TrainerOrder
+from allotment_allocator.domain.queueing import Queueing
 from allotment_core.names import LeaseName
 
 EPOCH_LABEL = "allotment.dev/epoch"
@@ -63,8 +64,9 @@ class JobRules:
     """Limit of the CPU of a pod without devices, in parts of its request; 0: it is the request."""
     tolerated: tuple[str, ...] = ()
     """Keys of more taints."""
-    queue: str = ""
-    """A Kueue LocalQueue: Jobs start suspended and carry its name."""
+    queueing: Queueing = field(default_factory=Queueing)
+    """Kueue's LocalQueues: Jobs of tenants that have one start suspended and carry its name."""
+    queue_priority_class: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,14 +91,16 @@ def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
         EPOCH_LABEL: str(order.epoch),
         TRAINER_LABEL: order.trainer_id,
     }
-    if rules.queue:
-        labels["kueue.x-k8s.io/queue-name"] = rules.queue
+    queue = rules.queueing.of(order.lease.tenant)
+    queued = {"kueue.x-k8s.io/queue-name": queue} if queue else {}
+    if queue and rules.queue_priority_class:
+        queued["kueue.x-k8s.io/priority-class"] = rules.queue_priority_class
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": job_name(order),
-            "labels": labels,
+            "labels": {**labels, **queued},
             "annotations": {
                 POOL_ANNOTATION: order.place.pool.pool_id,
                 NODE_ANNOTATION: order.place.node,
@@ -108,7 +112,7 @@ def make_job(order: TrainerOrder, rules: JobRules, resource: str) -> Json:
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
-            "suspend": bool(rules.queue),
+            "suspend": bool(queue),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": _FAILURE_POLICY,
             "ttlSecondsAfterFinished": KEPT_S,

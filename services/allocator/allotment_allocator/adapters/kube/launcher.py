@@ -20,6 +20,7 @@ from allotment_allocator.adapters.kube.states import (
     CLUSTER,
     NO_POD,
     TROUBLES,
+    is_alive,
     job_view,
     judge,
 )
@@ -59,6 +60,8 @@ class _Known:
     """Monotonic instant of that."""
     refusal: Wait | None = None
     """Why its Job can't make its pod."""
+    admitted: bool = False
+    """Its Job was there and not suspended."""
     ending: asyncio.Task[None] | None = None
 
 
@@ -161,6 +164,7 @@ class KubeLauncher:
             state=TrainerState.STARTING,
             since_s=self._clock.monotonic(),
             alone=order.alone,
+            suspended=bool(self._rules.queueing.of(order.lease.tenant)),
         )
         key = f"{self._namespaces.name_of(trainer.tenant)}/{jobs.job_name(order)}"
         older = self._known.get(key)
@@ -322,6 +326,7 @@ class KubeLauncher:
         pods = [p for p in found if p and p["labels"].get(jobs.TRAINER_LABEL) == mine]
         self._find(known, pods)
         verdict = judge(job, pods, seen=known.seen)
+        self._follow_queue(known, job, pods)
         if verdict.gone is not None:
             self._forget(known, verdict.gone, verdict.last_words)
         elif verdict.running and known.trainer.state is TrainerState.STARTING:
@@ -348,6 +353,19 @@ class KubeLauncher:
         self._note()
         if hint is not None and hint.reason in TROUBLES:
             self._tell(known, WARNING, TROUBLES[hint.reason], hint.message)
+
+    def _follow_queue(self, known: _Known, job: Json | None, pods: Sequence[Json]) -> None:
+        """What the cluster's queue has decided about a trainer."""
+        if job is None:
+            return
+        suspended = job["suspended"]
+        if suspended != known.trainer.suspended:
+            known.trainer = replace(known.trainer, suspended=suspended)
+            self._note()
+        known.admitted = known.admitted or not suspended
+        if known.admitted and suspended and not any(is_alive(pod) for pod in pods):
+            # Admitted once more it would start with an epoch that is over.
+            self._end(known.trainer.trainer_id, 1)
 
     def _adopt(self, key: str, job: Json | None) -> _Known | None:
         """A Job that an earlier allocator has made; None: it has ended, or is none of ours."""
@@ -388,6 +406,7 @@ class KubeLauncher:
             state=TrainerState.STARTING,
             since_s=self._clock.monotonic(),
             alone=job["alone"],
+            suspended=job["suspended"],
         )
 
     def _move(self, known: _Known, state: TrainerState) -> None:

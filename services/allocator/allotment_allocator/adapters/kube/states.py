@@ -86,9 +86,14 @@ def _place(annotations: Mapping[str, str]) -> Place | None:
         return None
 
 
+def is_alive(pod: Json) -> bool:
+    """Whether anything of it may still run."""
+    return pod["phase"] not in _ENDED
+
+
 def judge(job: Json | None, pods: Sequence[Json], *, seen: bool) -> Verdict:
     """`job` is None where there is none (any more: `seen`)."""
-    alive = [pod for pod in pods if pod["phase"] not in _ENDED]
+    alive = [pod for pod in pods if is_alive(pod)]
     ended = job is not None and ({"Complete", "Failed"} & job["conditions"].keys())
     if not alive and ((job is None and seen) or ended):
         return Verdict(gone=_cause(job, pods), last_words=_last_words(pods))
