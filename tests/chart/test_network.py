@@ -14,6 +14,7 @@ from allotment_testkit.chart_forms import (
     KEYLESS_S3,
     NO_GATEWAY,
     PEER,
+    TENANTS,
 )
 
 COMPONENT = "app.kubernetes.io/component"
@@ -117,9 +118,30 @@ def test_trainers_of_tenants_namespaces_reach_controller_and_dataset_alone() -> 
         [rule] = trainers(specs[name])
         assert rule["ports"] == [{"protocol": "TCP", "port": 8443}]
         [peer] = rule["from"]
-        [expression] = peer["namespaceSelector"]["matchExpressions"]
-        assert expression == {"key": "allotment.dev/tenant", "operator": "Exists"}
+        assert peer["namespaceSelector"] == {
+            "matchLabels": {
+                "allotment.dev/home": "allotment",
+                "app.kubernetes.io/instance": "allotment",
+            },
+            "matchExpressions": [{"key": "allotment.dev/tenant", "operator": "Exists"}],
+        }
         assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "allotment"
+
+
+def test_trainers_of_namespaces_made_beforehand_come_by_their_names() -> None:
+    for name in ("controller", "dataset"):
+        [rule] = [
+            rule
+            for rule in policies(render(TENANTS))[name]["ingress"]
+            if len(rule.get("from", ())) == 2 and rule["ports"][0]["port"] == 8443
+        ]
+        _, beforehand = rule["from"]
+        assert {
+            "key": "kubernetes.io/metadata.name",
+            "operator": "In",
+            "values": ["team-acme"],
+        } in beforehand["namespaceSelector"]["matchExpressions"]
+        assert beforehand["podSelector"]["matchLabels"][COMPONENT] == "trainer"
 
 
 def test_stores_call_nobody_and_nobody_else_calls_them() -> None:

@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
-from allotment_testkit.chart import Json, render, why_no_helm
+from allotment_testkit.chart import CHART, Json, render, why_no_helm
 from allotment_testkit.chart_forms import FORMS
 from allotment_testkit.cluster_allocator import Kube
 
@@ -78,6 +79,29 @@ def test_the_api_server_takes_every_object_without_a_warning(
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert len(done.stdout.splitlines()) == len(rendered.objects)
+
+
+@pytest.fixture
+def default_home(kube: Kube) -> Iterator[None]:
+    """The namespace of k8s/, for as long as it is not there anyway."""
+    if kube.run("get", "namespace", "allotment", "--ignore-not-found"):
+        yield
+        return
+    kube.apply(namespace("allotment", {}))
+    yield
+    kube.run("delete", "namespace", "allotment", "--wait=false")
+
+
+@pytest.mark.usefixtures("default_home")
+@pytest.mark.parametrize("folder", ["try-out", "base", "uninstall"])
+def test_the_api_server_takes_what_kustomize_builds(kube: Kube, folder: str) -> None:
+    built = kube.run("kustomize", str(CHART.parents[1] / "k8s" / folder))
+    objects = [each for each in yaml.safe_load_all(built) if each]
+    accepted = kube.run("apply", "--dry-run=server", "-f", "-", stdin=built).splitlines()
+    assert len(accepted) == len(objects)
+    assert "helm" not in built
+    stores = {o["metadata"]["name"] for o in objects if o["kind"] == "StatefulSet"}
+    assert stores == ({"allotment-postgresql", "allotment-minio"} if folder == "try-out" else set())
 
 
 class Fenced:

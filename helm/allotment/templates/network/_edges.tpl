@@ -54,13 +54,28 @@ spec:
 
 {{/* From trainers, wherever tenants have their namespaces. */}}
 {{- define "allotment.fromTrainers" }}
+{{- $pods := include "allotment.selector" (dict "root" . "component" "trainer") }}
+{{- $beforehand := list }}
+{{- range $id, $each := .Values.tenants }}{{ with $each.namespace }}{{ $beforehand = append $beforehand . }}{{ end }}{{ end }}
 - from:
     - namespaceSelector:
+        matchLabels:
+          allotment.dev/home: {{ .Release.Namespace }}
+          app.kubernetes.io/instance: {{ .Release.Name }}
         matchExpressions:
           - {key: allotment.dev/tenant, operator: Exists}
       podSelector:
         matchLabels:
-          {{- include "allotment.selector" (dict "root" . "component" "trainer") | nindent 10 }}
+          {{- $pods | nindent 10 }}
+    {{- if $beforehand }}
+    - namespaceSelector:
+        matchExpressions:
+          - {key: allotment.dev/tenant, operator: Exists}
+          - {key: kubernetes.io/metadata.name, operator: In, values: {{ $beforehand | toJson }}}
+      podSelector:
+        matchLabels:
+          {{- $pods | nindent 10 }}
+    {{- end }}
   ports:
     - {protocol: TCP, port: 8443}
 {{- end }}
