@@ -2,7 +2,7 @@
 
 import pytest
 
-from allotment_testkit.chart import Json, render, template_of
+from allotment_testkit.chart import Json, environment_of, render, template_of
 from allotment_testkit.chart_forms import (
     CERT_MANAGER,
     CERTIFICATE,
@@ -341,3 +341,20 @@ def test_the_first_pull_secret_is_mounted_for_the_allocator() -> None:
     assert volume["secret"]["items"] == [{"key": ".dockerconfigjson", "path": "config.json"}]
     plain = render().one("Deployment", "allotment-allocator")["spec"]["template"]["spec"]
     assert "pull" not in {v["name"] for v in plain["volumes"]}
+
+
+def test_registered_families_are_files_that_the_controller_reads() -> None:
+    text = '{"family": "napping"}'
+    rendered = render({"controller": {"families": {"napping": text}}})
+    assert rendered.one("ConfigMap", "allotment-families")["data"] == {"napping.json": text}
+    template = rendered.one("Deployment", "allotment-controller")["spec"]["template"]
+    path = environment_of(template)["ALLOTMENT_CONTROLLER_FAMILIES_DIR"]
+    container = template["spec"]["containers"][0]
+    mount = {"name": "families", "mountPath": path, "readOnly": True}
+    assert mount in container["volumeMounts"]
+    volume = {"name": "families", "configMap": {"name": "allotment-families"}}
+    assert volume in template["spec"]["volumes"]
+    other = render({"controller": {"families": {"napping": text + " "}}})
+    changed = other.one("Deployment", "allotment-controller")["spec"]["template"]
+    assert environment_of(changed)["ALLOTMENT_CONTROLLER_FAMILIES_DIR"] != path
+    assert render().find("ConfigMap", "allotment-families") is None
