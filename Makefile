@@ -15,7 +15,7 @@ IMAGES := dataset controller allocator exporter gateway trainer
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint test bench demo services test-postgres test-services test-cluster images $(IMAGES:%=image-%) chart chart-manifests clean
+.PHONY: help install protos lint test bench demo services test-postgres test-services test-cluster bench-cluster images $(IMAGES:%=image-%) chart chart-manifests clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,7 +46,7 @@ lint: $(VENV)/.dev ## formatting, lint, types, import contracts, buf, generated-
 	protos/check_drift.sh $(BIN)/python
 
 test: $(VENV)/.dev ## all tests that need nothing but this machine
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -m "not cluster"
 
 SERVED := controller_service controller_sessions allocator_service exporter_service dataset_uploads dataset_blobs dataset_imports
 
@@ -61,6 +61,11 @@ test-cluster: $(VENV)/.dev ## tests on the cluster that KUBECONFIG names
 
 bench: $(VENV)/.dev ## benchmarks in short forms (see docs/benchmarks.md)
 	$(BIN)/python -m bench
+
+bench-cluster: $(VENV)/.dev ## the allocator at full size on the cluster that KUBECONFIG names: 4,000 GPUs on fake nodes
+	$(BIN)/python -m bench.cluster.scale
+	$(BIN)/python -m bench.cluster.kills
+	$(BIN)/python -m bench.cluster.outage
 
 demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of it by an independent process
 	$(BIN)/python examples/demo.py

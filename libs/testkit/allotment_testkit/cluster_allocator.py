@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,12 @@ class Kube:
         """A node of kwok: pods that land on it are Running at once."""
         self.apply(fake_node(name, pool, gpus, labels))
         self.run("wait", f"node/{name}", "--for=condition=Ready", "--timeout=30s")
+
+    def fake_nodes(self, names: Sequence[str], pool: str, gpus: int = 8) -> None:
+        """Many of them."""
+        self.apply(*(fake_node(name, pool, gpus) for name in names))
+        chosen = ("nodes", "-l", f"allotment.dev/pool={pool}")
+        self.run("wait", *chosen, "--for=condition=Ready", "--timeout=120s")
 
     def delete_node(self, name: str) -> None:
         self.run("delete", "node", name, "--ignore-not-found")
