@@ -45,8 +45,9 @@ def main() -> None:
         found, _, resident_bytes = asyncio.run(work)
     back_s = sorted(found.back_s)
     print(
-        f"{len(back_s)} kills with {chosen.leases} leases: back after {back_s[len(back_s) // 2]:.1f}"
-        f" s in the median, {back_s[-1]:.1f} s at most (limit {BACK_LIMIT_S}); granted twice: "
+        f"{len(back_s)} kills with {chosen.leases} leases: back after "
+        f"{back_s[len(back_s) // 2]:.1f} s in the median, {back_s[-1]:.1f} s at most "
+        f"(limit {BACK_LIMIT_S}); granted twice: "
         f"{len(found.doubled)}, orphans after 30 s: {len(found.orphans)}, leases without a pod: "
         f"{len(found.lost)}; {resident_bytes / 1e6:.0f} MB"
     )
