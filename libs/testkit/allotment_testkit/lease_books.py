@@ -71,7 +71,7 @@ class BooksConformance:
         revoking = held.renewed(NOW, TTL_S).revoked(NOW, 10.0, Problem("PREEMPTED", "jä"))
         expired = revoking.expired(NOW + timedelta(seconds=70))
         charged = held.charged(5, NOW + timedelta(seconds=7))
-        restarted = held.restarted(Problem("CRASHED", "x"))
+        restarted = held.restarted(Problem("CRASHED", "x"), "OUT_OF_MEMORY")
         submitted = queued.submitted_at(LOCAL, NOW, alone=True)
         for each in (queued, submitted, held, charged, restarted, revoking, expired):
             await put(store, each)

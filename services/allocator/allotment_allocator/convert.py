@@ -146,6 +146,7 @@ def lease_message(lease: Lease, wait: Wait | None) -> pb.Lease:
             pool=f"pools/{lease.wanted.pool}" if lease.wanted.pool else "",
         ),
         slot_count=lease.slot_count,
+        trainer_end=lease.trainer_end,
         expire_time=timestamp(lease.expire_time),
         create_time=timestamp(lease.create_time),
         grant_time=timestamp(lease.grant_time),

@@ -186,7 +186,7 @@ def test_nobody_is_gone_while_a_pod_of_the_job_is_alive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("its_pod", "words"),
+    ("its_pod", "words", "kind"),
     [
         (
             pod(
@@ -200,20 +200,37 @@ def test_nobody_is_gone_while_a_pod_of_the_job_is_alive() -> None:
                 ],
             ),
             "disrupted",
+            "DISRUPTED",
         ),
-        (pod("Failed", containers=[container(terminated={"reason": "OOMKilled"})]), "OOMKilled"),
-        (pod("Failed", containers=[container(terminated={"exitCode": 64})]), "status 64"),
-        (pod("Failed", containers=[container(terminated={"exitCode": 77})]), "lease was refused"),
-        (pod("Failed", containers=[container(terminated={"exitCode": 3})]), "it ended (exit"),
-        (pod("Succeeded"), "Job failed"),
+        (
+            pod("Failed", containers=[container(terminated={"reason": "OOMKilled"})]),
+            "OOMKilled",
+            "OUT_OF_MEMORY",
+        ),
+        (
+            pod("Failed", containers=[container(terminated={"exitCode": 64})]),
+            "status 64",
+            "CRASHED",
+        ),
+        (
+            pod("Failed", containers=[container(terminated={"exitCode": 77})]),
+            "lease was refused",
+            "CRASHED",
+        ),
+        (
+            pod("Failed", containers=[container(terminated={"exitCode": 3})]),
+            "it ended (exit",
+            "CRASHED",
+        ),
+        (pod("Succeeded"), "Job failed", ""),
     ],
 )
-def test_why_a_trainer_has_ended_is_told(its_pod: dict[str, Any], words: str) -> None:
-    gone = judge(
-        viewed(conditions=[{"type": "Failed", "status": "True"}]), [its_pod], seen=True
-    ).gone
-    assert gone is not None
-    assert words in gone
+def test_why_a_trainer_has_ended_is_told(its_pod: dict[str, Any], words: str, kind: str) -> None:
+    failed = viewed(conditions=[{"type": "Failed", "status": "True"}])
+    verdict = judge(failed, [its_pod], seen=True)
+    assert verdict.gone is not None
+    assert words in verdict.gone
+    assert verdict.kind == kind
 
 
 def test_a_trainer_that_failed_leaves_the_end_of_its_log() -> None:

@@ -47,6 +47,7 @@ leases = sa.Table(
     sa.Column("expire_time", sa.BigInteger),
     sa.Column("revoke_deadline", sa.BigInteger),
     sa.Column("end_time", sa.BigInteger),
+    sa.Column("trainer_end", sa.String(32), nullable=False),
     sa.Column("charged_slots", sa.Integer),
     sa.Column("charged_from", sa.BigInteger),
     sa.Column("charged_before", sa.Float, nullable=False),

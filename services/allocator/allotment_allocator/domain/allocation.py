@@ -269,12 +269,14 @@ class Allocation:
             )
         return lease if lease.ended else self._end(lease.released(self.now))
 
-    def restart(self, name: LeaseName, epoch: int, problem: Problem | None) -> Lease | None:
+    def restart(
+        self, name: LeaseName, epoch: int, problem: Problem | None, trainer_end: str = ""
+    ) -> Lease | None:
         """The next epoch for a new trainer; None when the lease is not HELD at this epoch."""
         lease = self._current(name, epoch)
         if lease is None or not (lease.state is LeaseState.HELD or lease.submitted):
             return None
-        return self._ledger.put(lease.restarted(problem))
+        return self._ledger.put(lease.restarted(problem, trainer_end))
 
     def admit(self, name: LeaseName, epoch: int) -> None:
         """The cluster's queue has let its trainer run: from now on it is held."""

@@ -196,7 +196,9 @@ class Keeper:
             for lease, why in todo.evicted:
                 allocation.evict(lease.name, lease.epoch, why)
             for lease in spent:
-                allocation.restart(lease.name, lease.epoch, problems[lease.name])
+                setback = self._setbacks.get(lease.name)
+                end = setback.kind if setback is not None else ""
+                allocation.restart(lease.name, lease.epoch, problems[lease.name], end)
 
         await self._desk.change(work)
         self.kick()
@@ -250,9 +252,11 @@ class Keeper:
         )
         lease = self._board.live.get(trainer.lease)
         if lease is not None and lease.staffed and lease.epoch == trainer.epoch:
-            self._fail(lease, trainer, gone.cause, gone.log_tail)
+            self._fail(lease, trainer, gone.cause, gone.log_tail, gone.kind)
 
-    def _fail(self, lease: Lease, trainer: Trainer, cause: str, log_tail: str) -> None:
+    def _fail(
+        self, lease: Lease, trainer: Trainer, cause: str, log_tail: str, kind: str = ""
+    ) -> None:
         now_s = self._clock.monotonic()
         before = self._setbacks.get(lease.name)
         ran_well = now_s - trainer.since_s >= self._rules.healthy_s
@@ -263,6 +267,7 @@ class Keeper:
             retry_at_s=now_s + pauses[min(count - 1, len(pauses) - 1)],
             cause=cause,
             log_tail=log_tail[-TAIL_LIMIT // 2 :],
+            kind=kind,
         )
 
 

@@ -73,6 +73,8 @@ class Lease:
     revoke_deadline: datetime | None = None
     end_time: datetime | None = None
     problem: Problem | None = None
+    trainer_end: str = ""
+    """Why the trainer of the epoch before ended, where that is known."""
     charged_slots: int | None = None
     """Where its tenant has the node alone: its part of all slots of the node."""
     charged_from: datetime | None = None
@@ -144,13 +146,14 @@ class Lease:
             raise FailedPrecondition(f"{self.name} is {self.state.name}: no queue admits it")
         return self._to(LeaseState.HELD, grant_time=now, expire_time=now + timedelta(seconds=ttl_s))
 
-    def restarted(self, problem: Problem | None) -> "Lease":
+    def restarted(self, problem: Problem | None, trainer_end: str = "") -> "Lease":
         """A new trainer takes over: the next epoch. Its time to live is not extended."""
+        changes = {"epoch": self.epoch + 1, "problem": problem, "trainer_end": trainer_end}
         if self.submitted:
-            return replace(self, epoch=self.epoch + 1, problem=problem, revision=self.revision + 1)
+            return replace(self, revision=self.revision + 1, **changes)  # type: ignore[arg-type]
         if self.state is not LeaseState.HELD:
             raise FailedPrecondition(f"{self.name} is {self.state.name}: it gets no new trainer")
-        return self._to(LeaseState.HELD, epoch=self.epoch + 1, problem=problem)
+        return self._to(LeaseState.HELD, **changes)
 
     def moved(self, place: Place) -> "Lease":
         """It goes on elsewhere: the next epoch. Its time to live is not extended."""

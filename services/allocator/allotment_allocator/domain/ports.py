@@ -129,6 +129,8 @@ class TrainerExit:
     trainer: Trainer
     cause: str
     log_tail: str
+    kind: str = ""
+    """OUT_OF_MEMORY, DISRUPTED or CRASHED, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

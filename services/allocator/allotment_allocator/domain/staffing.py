@@ -49,6 +49,8 @@ class Setback:
     retry_at_s: float
     cause: str
     log_tail: str
+    kind: str = ""
+    """As in TrainerExit."""
 
     @property
     def message(self) -> str:

@@ -106,5 +106,6 @@ def _view(message: allocator_pb2.Lease) -> LeaseView:
         wait_message=message.wait.message,
         wait_position=message.wait.position,
         problem=convert.from_problem(message.problem) if message.problem.reason else None,
+        trainer_end=message.trainer_end,
         grant_time=_instant(message.grant_time) if message.HasField("grant_time") else None,
     )

@@ -4,11 +4,16 @@ from allotment_controller.domain.experiment import ExperimentState
 from allotment_controller.domain.keeper import LeaseKeeper
 from allotment_controller.domain.ledger import Edit
 from allotment_controller.domain.seat import SeatKey, Seats
-from allotment_controller.domain.task import Wait
+from allotment_controller.domain.task import Problem, Wait
 from allotment_controller.domain.trial import AttemptCause, Trial
 from allotment_core.clock import Clock
 
 _WAIT_SHOWN_AFTER_S = 1.0
+_OUT_OF_MEMORY = Problem(
+    "OUT_OF_MEMORY",
+    "its trainer's pod used more memory than its limit while the trial ran; give trainers more "
+    "memory, or the experiment fewer rows",
+)
 
 
 class Absences:
@@ -39,7 +44,8 @@ class Absences:
                 continue
             cause = self._lost_because(trial, absent)
             if cause is not None:
-                edit.put_trial(trial.ended_attempt(cause, None, "", edit.now))
+                problem = _OUT_OF_MEMORY if cause is AttemptCause.OUT_OF_MEMORY else None
+                edit.put_trial(trial.ended_attempt(cause, problem, "", edit.now))
         self._absent_since = absent
 
     def _lost_because(self, trial: Trial, absent: dict[SeatKey, float]) -> AttemptCause | None:
@@ -48,6 +54,9 @@ class Absences:
         if view is None and self._keeper.answers:
             return AttemptCause.LOST
         if view is not None and view.epoch > trial.lease_epoch:
+            at_once = view.epoch == trial.lease_epoch + 1
+            if at_once and view.trainer_end == AttemptCause.OUT_OF_MEMORY.value:
+                return AttemptCause.OUT_OF_MEMORY
             return AttemptCause.LOST
         seat = self._seats.get(trial.lease, trial.lease_epoch)
         if seat is not None and seat.line is not None:

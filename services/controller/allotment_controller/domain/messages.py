@@ -137,6 +137,8 @@ class LeaseView:
     wait_message: str = ""
     wait_position: int = 0
     problem: Problem | None = None
+    trainer_end: str = ""
+    """Why the trainer of the epoch before ended, where the allocator knows."""
     grant_time: datetime | None = None
     """When its epoch was granted, by the allocator's clock."""
 

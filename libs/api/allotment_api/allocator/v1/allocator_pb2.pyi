@@ -373,6 +373,7 @@ class Lease(_message.Message):
     REVOKE_DEADLINE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    TRAINER_END_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """tenants/*/leases/*"""
     state: Global___LeaseState.ValueType
@@ -385,6 +386,10 @@ class Lease(_message.Message):
     slot_count: _builtins.int
     node: _builtins.str
     """Where its slots are; set once granted and, where the cluster chooses the node, once it has."""
+    trainer_end: _builtins.str
+    """Why the trainer of the epoch before ended, where the cluster tells: OUT_OF_MEMORY (the pod used more than its limit),
+    DISRUPTED (evicted, preempted, or its node went), CRASHED.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends unless renewed, by the allocator's clock."""
@@ -427,10 +432,11 @@ class Lease(_message.Message):
         revoke_deadline: _timestamp_pb2.Timestamp | None = ...,
         shape: Global___Shape | None = ...,
         node: _builtins.str = ...,
+        trainer_end: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "grant_time", b"grant_time", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "shape", b"shape", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "expire_time", b"expire_time", "grant_time", b"grant_time", "holder", b"holder", "name", b"name", "node", b"node", "pool", b"pool", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "shape", b"shape", "slot_count", b"slot_count", "state", b"state", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "expire_time", b"expire_time", "grant_time", b"grant_time", "holder", b"holder", "name", b"name", "node", b"node", "pool", b"pool", "problem", b"problem", "revoke_deadline", b"revoke_deadline", "shape", b"shape", "slot_count", b"slot_count", "state", b"state", "trainer_end", b"trainer_end", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

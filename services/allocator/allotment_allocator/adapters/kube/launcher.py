@@ -328,7 +328,7 @@ class KubeLauncher:
         verdict = judge(job, pods, seen=known.seen)
         self._follow_queue(known, job, pods)
         if verdict.gone is not None:
-            self._forget(known, verdict.gone, verdict.last_words)
+            self._forget(known, verdict.gone, verdict.last_words, verdict.kind)
         elif verdict.running and known.trainer.state is TrainerState.STARTING:
             self._move(known, TrainerState.RUNNING)
         elif verdict.leaving and known.trainer.state is not TrainerState.LEAVING:
@@ -415,10 +415,12 @@ class KubeLauncher:
         )
         self._note()
 
-    def _forget(self, known: _Known, cause: str, log_tail: str = "") -> None:
+    def _forget(self, known: _Known, cause: str, log_tail: str = "", kind: str = "") -> None:
         self._known.pop(known.key, None)
         self._ids.pop(known.trainer.trainer_id, None)
-        self._exits.append(TrainerExit(trainer=known.trainer, cause=cause, log_tail=log_tail))
+        self._exits.append(
+            TrainerExit(trainer=known.trainer, cause=cause, log_tail=log_tail, kind=kind)
+        )
         if known.trainer.state is not TrainerState.LEAVING:
             self._tell(known, WARNING, "TrainerEnded", f"{known.trainer.lease}: {cause}")
         self._note()

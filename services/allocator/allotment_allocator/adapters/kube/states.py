@@ -31,6 +31,8 @@ CONTAINER = "CONTAINER"
 SUSPENDED = "SUSPENDED"
 NO_POD = "NO_POD"
 CLUSTER = "CLUSTER"
+OUT_OF_MEMORY, DISRUPTED, CRASHED = "OUT_OF_MEMORY", "DISRUPTED", "CRASHED"
+"""How trainers end."""
 REFUSED = "POD_REFUSED"
 TROUBLES = {
     IMAGE_PULL: "ImagePull",
@@ -48,6 +50,8 @@ class Verdict:
     """`gone`: why the trainer is known to be gone; None: it is not known to be."""
 
     gone: str | None = None
+    kind: str = ""
+    """What kind of end it was, where that is known."""
     last_words: str = ""
     """Of one that is gone: the end of its log."""
     running: bool = False
@@ -96,7 +100,8 @@ def judge(job: Json | None, pods: Sequence[Json], *, seen: bool) -> Verdict:
     alive = [pod for pod in pods if is_alive(pod)]
     ended = job is not None and ({"Complete", "Failed"} & job["conditions"].keys())
     if not alive and ((job is None and seen) or ended):
-        return Verdict(gone=_cause(job, pods), last_words=_last_words(pods))
+        kind, cause = _cause(job, pods)
+        return Verdict(gone=cause, kind=kind, last_words=_last_words(pods))
     if any(pod["leaving"] for pod in alive) or (job is not None and job["leaving"]):
         return Verdict(leaving=True)
     if any(_runs(pod) for pod in alive):
@@ -108,23 +113,23 @@ def _runs(pod: Json) -> bool:
     return any("running" in c.get("state", {}) for c in pod["containers"])
 
 
-def _cause(job: Json | None, pods: Sequence[Json]) -> str:
-    """Why a trainer has ended, the most telling first."""
+def _cause(job: Json | None, pods: Sequence[Json]) -> tuple[str, str]:
+    """The kind of a trainer's end and what is told of it, the most telling first."""
     for pod in pods:
         disrupted = _condition(pod, "DisruptionTarget")
         if disrupted is not None and disrupted.get("status") == "True":
-            return _text("its pod was disrupted", disrupted)
+            return DISRUPTED, _text("its pod was disrupted", disrupted)
         for container in pod["containers"]:
             end = container.get("state", {}).get("terminated")
             if end and end.get("reason") == "OOMKilled":
-                return "it used more memory than its pod may (OOMKilled)"
+                return OUT_OF_MEMORY, "it used more memory than its pod may (OOMKilled)"
             if end and end.get("exitCode"):
                 why = _STATUSES.get(end["exitCode"], "it ended")
-                return f"{why} (exit status {end['exitCode']})"
+                return CRASHED, f"{why} (exit status {end['exitCode']})"
     failed = job["conditions"].get("Failed") if job is not None else None
     if failed is not None:
-        return _text("its Job failed", failed)
-    return "it ended" if job is not None else "its Job was deleted"
+        return "", _text("its Job failed", failed)
+    return "", "it ended" if job is not None else "its Job was deleted"
 
 
 def _last_words(pods: Sequence[Json]) -> str:
