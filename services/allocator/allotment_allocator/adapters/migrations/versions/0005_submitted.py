@@ -8,6 +8,7 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
+is_additive = True
 
 
 def upgrade() -> None:
