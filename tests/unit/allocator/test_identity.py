@@ -106,6 +106,14 @@ async def test_a_pod_that_is_gone_or_replaced_is_nobodys(shown: Shown) -> None:
     assert await shown.pods.find("allotment-acme", "u-2") is None
 
 
+async def test_a_pod_that_is_gone_is_not_waited_for() -> None:
+    shown = Shown()
+    shown.show("allotment-acme/p", pod("u-1"))
+    shown.show("allotment-acme/p", None)
+    async with asyncio.timeout(trainer_pods._SEEN_WITHIN_S / 2):
+        assert await shown.pods.find("allotment-acme", "u-1") is None
+
+
 async def test_a_new_list_replaces_what_was_known(shown: Shown) -> None:
     shown.show("allotment-acme/p", pod("u-1"))
     shown.objects = {"allotment-acme/q": pod("u-2")}

@@ -12,6 +12,7 @@ from allotment_allocator.domain.identity import TrainerPod
 from allotment_core.errors import InvalidArgument, Unavailable
 from allotment_core.names import LeaseName, TenantName
 
+_GONE_KEPT = 10_000
 _SEEN_WITHIN_S = 3.0
 """A pod can call sooner than the watch tells of it."""
 
@@ -30,14 +31,13 @@ class InformedPods:
         self._keys: dict[str, str] = {}
         """Of the informer, by uid; those of pods that are gone may be among them."""
         self._uids: dict[str, str] = {}
+        self._gone: dict[str, None] = {}
+        """Uids of pods that were there, the last ones: nobody waits for them again."""
         self._awaited: dict[str, asyncio.Event] = {}
 
     def pod_changed(self, key: str) -> None:
         """A pod has changed; empty: all have been listed anew."""
-        if not key:
-            self._keys.clear()
-            self._uids.clear()
-        for each in (key,) if key else tuple(self._pods.objects):
+        for each in (key,) if key else {*self._uids, *self._pods.objects}:
             self._file(each)
 
     async def find(self, namespace: str, uid: str) -> TrainerPod | None:
@@ -47,7 +47,7 @@ class InformedPods:
                 reason="PODS_UNKNOWN",
                 retry_after_s=1.0,
             )
-        if uid not in self._keys:
+        if uid not in self._keys and uid not in self._gone:
             await self._appears(uid)
         pod = self._pods.objects.get(self._keys.get(uid, ""))
         if pod is None or pod["uid"] != uid or pod["namespace"] != namespace:
@@ -68,6 +68,10 @@ class InformedPods:
         before = self._uids.pop(key, None)
         if before is not None:
             self._keys.pop(before, None)
+            if pod is None or pod["uid"] != before:
+                self._gone[before] = None
+                if len(self._gone) > _GONE_KEPT:
+                    del self._gone[next(iter(self._gone))]
         # Others' pods are not kept: a cluster has many, and no token of theirs means anything here.
         if pod is None or not is_trainer(pod, self._release, self._home):
             return
