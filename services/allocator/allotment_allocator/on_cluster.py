@@ -82,7 +82,8 @@ class Cluster:
         chronicle = Chronicle(self._events, board, self.launcher.job_of)
 
         def pools_changed() -> None:
-            chronicle.pools_changed(self._pools.pools or ())
+            if not self._pools.silent:
+                chronicle.pools_changed(self._pools.pools or ())
             on_change()
 
         self._board = board

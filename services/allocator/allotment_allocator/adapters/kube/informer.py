@@ -51,9 +51,9 @@ class Informer:
         return MappingProxyType(self._objects)
 
     @property
-    def current_at(self) -> float:
-        """Monotonic instant up to which the copy follows the server."""
-        return time.monotonic() if self._watching else self._broken_at
+    def behind_s(self) -> float:
+        """For how long the copy has not followed the server."""
+        return 0.0 if self._watching else time.monotonic() - self._broken_at
 
     async def run(self) -> None:
         """Until cancelled."""

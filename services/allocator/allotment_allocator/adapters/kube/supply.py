@@ -5,13 +5,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from allotment_allocator.adapters.kube.api import Json, KubeApi
 from allotment_allocator.adapters.kube.informer import Informer
 from allotment_allocator.adapters.kube.nodes import node_view, others_request, trim_node, trim_pod
 from allotment_allocator.domain.cluster import NodeView, PoolRules, make_pools
-from allotment_allocator.domain.pool import Place, Pool
+from allotment_allocator.domain.pool import NodeState, Place, Pool
 from allotment_core.clock import Clock
 from allotment_core.errors import AllotmentError
 
@@ -50,6 +51,8 @@ class ClusterPools:
         """Told of each pod, as informers tell."""
         self.on_change: Callable[[], None] = lambda: None
         self.pools: tuple[Pool, ...] | None = None
+        self.silent = False
+        """Nothing has been heard of the API server for a while."""
         self._views: dict[str, NodeView] = {}
         self._requests: dict[str, tuple[str, Counter[str]]] = {}
         """Of pods that are not ours: their nodes and what they keep from us."""
@@ -72,7 +75,7 @@ class ClusterPools:
         while True:
             self._changed.clear()
             try:
-                self._make()
+                self.look()
             except Exception:
                 log.exception("the cluster's pools can't be made; the last ones stay")
             with suppress(TimeoutError):
@@ -87,15 +90,20 @@ class ClusterPools:
             with suppress(AllotmentError):
                 await self._api.get("/version")
 
-    def _make(self) -> None:
-        """What has not been heard of for a while is taken to be as it was then."""
-        silent_s = self._clock.monotonic() - min(self._api.heard_at, self.nodes.current_at)
-        as_of = self._clock.now()
-        if silent_s > _SILENT_AFTER_S:
-            as_of -= timedelta(seconds=silent_s)
+    def look(self) -> None:
+        """Makes the pools anew.
+
+        While the API server is silent they are as they were when it was heard last, except that no
+        node takes new leases: their trainers could not be started.
+        """
+        silent_s = max(self._clock.monotonic() - self._api.heard_at, self.nodes.behind_s)
+        self.silent = silent_s > _SILENT_AFTER_S
+        as_of = self._clock.now() - timedelta(seconds=silent_s if self.silent else 0)
         pools = make_pools(
             tuple(self._views.values()), self._others, self._rules, as_of, self._held()
         )
+        if self.silent:
+            pools = tuple(map(_waiting, pools))
         if pools != self.pools:
             self.pools = pools
             self.on_change()
@@ -134,6 +142,15 @@ class ClusterPools:
             self._others.setdefault(node, Counter()).update(requests)
             self._requests[key] = now
         self._changed.set()
+
+
+def _waiting(pool: Pool) -> Pool:
+    """The pool while nothing can be started on it."""
+    nodes = (
+        node if node.state is NodeState.LOST else replace(node, state=NodeState.AWAY)
+        for node in pool.nodes
+    )
+    return replace(pool, nodes=tuple(nodes))
 
 
 def _view(node: Json) -> NodeView | None:
