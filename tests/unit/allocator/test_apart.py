@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allotment_allocator.domain.apart import charges, divide
+from allotment_allocator.domain.apart import divide
+from allotment_allocator.domain.charging import charges
 from allotment_allocator.domain.division import decide
 from allotment_allocator.domain.lease import Lease
 from allotment_allocator.domain.pool import GPU, Node, NodeState, Place, Pool, PoolKind, Wanted

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from allotment_allocator.domain import apart
 from allotment_allocator.domain.account import Account
-from allotment_allocator.domain.apart import Guests
+from allotment_allocator.domain.charging import charges
 from allotment_allocator.domain.lease import Lease, LeaseState, Problem, Wait
 from allotment_allocator.domain.ledger import Ledger
 from allotment_allocator.domain.pool import (
@@ -23,15 +22,13 @@ from allotment_allocator.domain.pool import (
     known,
 )
 from allotment_allocator.domain.ports import Books, Party, Trainer, TrainerState, Used, Who
-from allotment_allocator.domain.queueing import Queueing, submit, without_queued
+from allotment_allocator.domain.queueing import Queueing
+from allotment_allocator.domain.situation import Situation, decisions, parties
 from allotment_allocator.domain.snapshot import (
-    Claim,
     Decision,
-    Holding,
     Policy,
     Revocation,
     RevocationReason,
-    Snapshot,
 )
 from allotment_allocator.domain.tenant import Isolation, Tenant, Terms, check_guarantees
 from allotment_allocator.domain.waits import NO_POOL
@@ -283,7 +280,7 @@ class Allocation:
         lease = self._current(name, epoch)
         if lease is not None and lease.submitted:
             admitted = self._ledger.put(lease.admitted(self.now, self._rules.ttl_s))
-            self._count(dict.fromkeys(_parties(admitted), admitted.charge))
+            self._count(dict.fromkeys(parties(admitted), admitted.charge))
 
     def evict(self, name: LeaseName, epoch: int, why: str) -> None:
         """The cluster's queue has to admit its trainer anew: it is taken back, without a strike."""
@@ -351,7 +348,7 @@ class Allocation:
         for decision in self._decisions(tuple(leases.values())):
             for name, place in decision.grants.items():
                 granted = leases[name].granted_at(place, self.now, self._rules.ttl_s)
-                for party in _parties(granted):
+                for party in parties(granted):
                     more[party] += granted.charge
                 self._ledger.put(granted)
             for name, place in decision.submissions.items():
@@ -371,54 +368,19 @@ class Allocation:
                 self._charge(tenant)
 
     def _decisions(self, leases: Sequence[Lease]) -> Iterator[Decision]:
-        """One for each resource: its slots are shared among those who want them. Each knows what
-        those before it have decided about nodes that tenants have alone.
-        """
-        guests = Guests(leases)
-        for snapshot in self._snapshots(leases):
-            own = without_queued(snapshot, self._rules.queueing)
-            decision = apart.divide(guests.noted(own))
-            guests.add(decision)
-            yield submit(snapshot, decision, self._rules.queueing)
-
-    def _snapshots(self, leases: Sequence[Lease]) -> list[Snapshot]:
-        live = {lease.name for lease in leases if lease.staffed}
-        leaving: Counter[Place] = Counter()
-        departing: dict[str, set[TenantName]] = {}
-        for trainer in self._trainers():
-            if trainer.lease not in live and trainer.state is not TrainerState.IDLE:
-                leaving[trainer.place] += trainer.slot_count
-                departing.setdefault(trainer.place.node, set()).add(trainer.tenant)
-        tenants = self._books.tenants()
-        accounts = self._ledger.accounts({p for lease in leases for p in _parties(lease)})
-        half_life_s = self._rules.half_life_s
-        resources = {lease.wanted.resource for lease in leases}
-        return [
-            Snapshot(
-                pools=tuple(pool for pool in self._pools or () if pool.resource == resource),
-                terms={t.name: t.terms.of(resource) for t in tenants},
-                queued=tuple(
-                    _claim(lease, self.now)
-                    for lease in leases
-                    if not lease.staffed and lease.wanted.resource == resource
-                ),
-                held=tuple(
-                    _holding(lease, lease.place, self.now)
-                    for lease in leases
-                    if lease.place is not None and lease.wanted.resource == resource
-                ),
-                attained={
-                    who: account.at(self.now, half_life_s).attained
-                    for (what, who), account in accounts.items()
-                    if what == resource
-                },
-                leaving=leaving,
+        return decisions(
+            Situation(
+                leases=leases,
+                pools=self._pools or (),
+                tenants=self._books.tenants(),
+                accounts=self._ledger.accounts({p for lease in leases for p in parties(lease)}),
+                trainers=self._trainers(),
+                now=self.now,
                 policy=self._rules.policy,
-                dedicated=frozenset(t.name for t in tenants if t.isolation is Isolation.DEDICATED),
-                departing=departing,
+                queueing=self._rules.queueing,
+                half_life_s=self._rules.half_life_s,
             )
-            for resource in sorted(resources)
-        ]
+        )
 
     def _check_guarantees(self, tenant: Tenant) -> None:
         """Raises: FailedPrecondition, Unavailable (POOLS_UNKNOWN)."""
@@ -433,7 +395,7 @@ class Allocation:
 
     def _end(self, lease: Lease) -> Lease:
         if lease.grant_time is not None:
-            self._count(dict.fromkeys(_parties(lease), -lease.charge))
+            self._count(dict.fromkeys(parties(lease), -lease.charge))
             self._ledger.add_usage(lease.holder, Used(lease.slot_seconds(self.now), 1))
         ended = self._ledger.put(lease)
         if lease.alone:
@@ -453,12 +415,12 @@ class Allocation:
                 there.setdefault(lease.place, []).append(lease)
         alone = tenant.isolation is Isolation.DEDICATED
         for place, leases in there.items():
-            for lease, slots in apart.charges(sizes.get(place, 0), leases):
+            for lease, slots in charges(sizes.get(place, 0), leases):
                 charge = slots if alone else None
                 if charge != lease.charged_slots:
                     charged = lease.charged(charge, self.now)
                     more = charged.charge - lease.charge
-                    self._count(dict.fromkeys(_parties(lease), more))
+                    self._count(dict.fromkeys(parties(lease), more))
                     self._ledger.put(charged)
 
     def _account(self, party: Party) -> Account:
@@ -499,36 +461,6 @@ class Allocation:
 
 def _unknown(leases: Iterable[Lease]) -> dict[LeaseName, Wait]:
     return {lease.name: Wait(NO_POOL, UNKNOWN) for lease in leases if not lease.granted}
-
-
-def _parties(lease: Lease) -> tuple[Party, Party]:
-    resource = lease.wanted.resource
-    return (resource, lease.tenant), (resource, lease.holder)
-
-
-def _claim(lease: Lease, now: datetime) -> Claim:
-    return Claim(
-        lease=lease.name,
-        holder=lease.holder,
-        slot_count=lease.slot_count,
-        create_time=lease.create_time,
-        waited_s=(now - lease.create_time).total_seconds(),
-        wanted=lease.wanted,
-    )
-
-
-def _holding(lease: Lease, place: Place, now: datetime) -> Holding:
-    since = lease.grant_time or now
-    return Holding(
-        lease=lease.name,
-        holder=lease.holder,
-        slot_count=lease.slot_count,
-        held_s=(now - since).total_seconds(),
-        place=place,
-        revoking=lease.state is LeaseState.REVOKING,
-        by_queue=lease.submit_time is not None,
-        wanted=lease.wanted,
-    )
 
 
 def _problem(revocation: Revocation) -> Problem:
