@@ -3,6 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from allotment_allocator.domain.apart import divide
 from allotment_allocator.domain.lease import Lease, LeaseState
 from allotment_allocator.domain.pool import (
@@ -186,10 +188,11 @@ def test_a_job_that_is_lost_before_it_was_admitted_is_made_again() -> None:
     assert planned(waiting()).new_epochs == [waiting()]
 
 
-def test_a_job_that_is_suspended_again_is_a_revocation() -> None:
+@pytest.mark.parametrize("state", [TrainerState.RUNNING, TrainerState.LEAVING])
+def test_a_job_that_is_suspended_again_is_a_revocation(state: TrainerState) -> None:
     lease = waiting().admitted(START, 60.0)
-    todo = planned(lease, trainer(lease, suspended=True, state=TrainerState.LEAVING))
-    assert todo.evicted[0][0] == lease
+    todo = planned(lease, trainer(lease, suspended=True, state=state))
+    assert todo.evicted[0] == (lease, "the cluster's queue has suspended its Job")
     assert todo.new_epochs == []
 
 
