@@ -63,9 +63,7 @@ bench: $(VENV)/.dev ## benchmarks in short forms (see docs/benchmarks.md)
 	$(BIN)/python -m bench
 
 bench-cluster: $(VENV)/.dev ## the allocator at full size on the cluster that KUBECONFIG names: 4,000 GPUs on fake nodes
-	$(BIN)/python -m bench.cluster.scale
-	$(BIN)/python -m bench.cluster.kills
-	$(BIN)/python -m bench.cluster.outage
+	$(BIN)/python -m bench.cluster
 
 demo: $(VENV)/.local ## upload, search, leaderboard, ONNX model, and a check of it by an independent process
 	$(BIN)/python examples/demo.py
