@@ -38,7 +38,7 @@ def trainer_like(release: Release, namespace: str, name: str, program: str, *mor
             "labels": {
                 "app.kubernetes.io/part-of": "allotment",
                 "app.kubernetes.io/instance": release.name,
-                "app.kubernetes.io/component": "probe",
+                "app.kubernetes.io/component": "trainer",
             },
         },
         "spec": {
