@@ -27,7 +27,7 @@ def pools(as_json: JsonOption = False) -> None:
                 _of(p.open_node_count, p.node_count),
                 _slots(p),
                 str(p.used_slot_count),
-                f"{p.threads_per_slot} threads, {size(p.memory_bytes_per_slot)}",
+                _per_slot(p),
                 _price(p.price_per_slot_hour),
             )
             for p in found
@@ -50,7 +50,7 @@ def nodes(
         ("NODE", "POOL", "STATE", "RESOURCE", "SLOTS", "USED", "FREE", "PRICE"),
         (
             (
-                short(n.name),
+                n.name.rpartition("/")[2],
                 n.pool,
                 str(n.state),
                 _what(n),
@@ -72,6 +72,11 @@ def _slots(pool: Pool) -> str:
 
 def _what(slots: Pool | Node) -> str:
     return f"{slots.resource} {slots.product}".strip()
+
+
+def _per_slot(pool: Pool) -> str:
+    threads = "1 thread" if pool.threads_per_slot == 1 else f"{pool.threads_per_slot} threads"
+    return f"{threads}, {size(pool.memory_bytes_per_slot)}"
 
 
 def _of(some: int, most: int) -> str:
