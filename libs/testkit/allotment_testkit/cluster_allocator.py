@@ -417,9 +417,11 @@ def allocator(folder: Path, **settings: str) -> Iterator[AllocatorProcess]:
 
 
 @asynccontextmanager
-async def controller_of(running: AllocatorProcess) -> AsyncIterator[Controller]:
+async def controller_of(
+    running: AllocatorProcess, renew_every_s: float = 5.0
+) -> AsyncIterator[Controller]:
     """A controller that is connected, once the allocator knows the cluster."""
-    async with running.channel() as calls, Controller(calls) as controller:
+    async with running.channel() as calls, Controller(calls, renew_every_s) as controller:
         # Repeated while the allocator does not know the cluster yet.
         await controller.pools.ListPools(pb.ListPoolsRequest())
         yield controller
