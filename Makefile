@@ -46,15 +46,15 @@ lint: $(VENV)/.dev ## formatting, lint, types, import contracts, buf, generated-
 	protos/check_drift.sh $(BIN)/python
 
 test: $(VENV)/.dev ## all tests that need nothing but this machine
-	$(BIN)/pytest -n 2 --dist loadfile -m "not cluster"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not cluster" --ignore tests/services
 
 SERVED := controller_service controller_sessions allocator_service exporter_service dataset_uploads dataset_blobs dataset_imports
 
 test-postgres: $(VENV)/.dev ## the services' own tests over gRPC once more, on PostgreSQL in SQLite's place
 	$(BIN)/pytest -n 2 --dist loadfile -p allotment_testkit.on_postgres $(SERVED:%=tests/integration/test_%.py)
 
-test-services: $(VENV)/.dev ## the end-to-end tests against services in processes of their own (make services)
-	ALLOTMENT_TEST_FORM=services $(BIN)/pytest tests/e2e tests/integration/test_sdk_server.py -o timeout=240
+test-services: $(VENV)/.dev ## the end-to-end tests against services in processes of their own, and what befalls these
+	ALLOTMENT_TEST_FORM=services $(BIN)/pytest tests/e2e tests/services tests/integration/test_sdk_server.py -o timeout=240
 
 test-cluster: $(VENV)/.dev ## tests on the cluster that KUBECONFIG names
 	$(BIN)/pytest -m cluster tests/cluster
