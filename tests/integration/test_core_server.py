@@ -172,7 +172,7 @@ def test_a_method_without_an_implementation_keeps_the_server_from_starting() -> 
         def GetPool(self, _request: Any, _context: Any) -> None:
             pass
 
-        ListPools = GetPool
+        ListPools = ListNodes = GetPool
 
     verifier: Any = None
     for servicer in (Nothing(), Synchronous()):

@@ -17,7 +17,7 @@ from allotment_testkit.rpc import Network
 _FRAME_HEADER_BYTES = 9
 _DATA, _HEADERS = 0, 1
 _STORES_NOTHING = {"IssueToken"}
-_READS = ("Get", "List", "Watch", "Query", "Read", "Inspect", "Fetch")
+_READS = ("Get", "List", "Watch", "Query", "Read", "Inspect", "Fetch", "Identify")
 _SETTLES_WITHIN_S = 10.0
 
 Rows = Mapping[str, Sequence[tuple[Any, ...]]]
