@@ -81,7 +81,7 @@ def test_the_api_server_takes_every_object_without_a_warning(
     assert len(done.stdout.splitlines()) == len(rendered.objects)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def default_home(kube: Kube) -> Iterator[None]:
     """The namespace of k8s/, for as long as it is not there anyway."""
     if kube.run("get", "namespace", "allotment", "--ignore-not-found"):
