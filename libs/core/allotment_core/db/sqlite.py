@@ -15,7 +15,7 @@ import sqlalchemy.event
 
 from allotment_core.db.backend import Fate, Outcome
 from allotment_core.db.storage_errors import storage_error
-from allotment_core.errors import AllotmentError
+from allotment_core.errors import AllotmentError, FailedPrecondition
 
 BUSY_TIMEOUT_MS = 5000
 _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -89,7 +89,11 @@ class SqliteBackend:
         return None
 
     def fence(self, term: int, on_deposed: Callable[[], None]) -> None:
-        raise NotImplementedError("nobody can take the leadership of a file")
+        raise FailedPrecondition(
+            "a SQLite file belongs to one process: there is no leadership to fence; use PostgreSQL "
+            "for several processes of a service",
+            reason="NO_LEADERSHIP",
+        )
 
     def savepoint(self, connection: sa.Connection, *, first: bool) -> None:
         if not first:
