@@ -3,12 +3,12 @@
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from allotment_allocator.domain.account import Account
 from allotment_allocator.domain.division import decide
-from allotment_allocator.domain.pool import Place, Pool, local_pool
+from allotment_allocator.domain.pool import GPU, Place, Pool, Wanted, local_pool
 from allotment_allocator.domain.snapshot import Claim, Decision, Holding, Policy, Snapshot
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import ExperimentName, LeaseName, PoolName, TenantName
@@ -36,6 +36,34 @@ def experiment(name: str) -> ExperimentName:
 
 def lease_name(number: int, holder: ExperimentName) -> LeaseName:
     return LeaseName(holder.tenant, f"l{number:06d}")
+
+
+def gpu_claim(number: int, holder: str, slots: int = 1, **more: object) -> Claim:
+    """A claim to GPUs of any pool, the later the higher its number."""
+    who = experiment(holder)
+    made = Claim(
+        lease=lease_name(number, who),
+        holder=who,
+        slot_count=slots,
+        create_time=START + timedelta(seconds=number),
+        waited_s=0.0,
+        wanted=Wanted(resource=GPU),
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def gpu_holding(number: int, holder: str, place: Place, slots: int = 1, **more: object) -> Holding:
+    """GPUs that have been held for a while."""
+    who = experiment(holder)
+    made = Holding(
+        lease=lease_name(number, who),
+        holder=who,
+        slot_count=slots,
+        held_s=100.0,
+        place=place,
+        wanted=Wanted(resource=GPU),
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +23,8 @@ from allotment_allocator.domain.snapshot import (
 )
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import LeaseName, PoolName, TenantName
-from allotment_testkit.pool_market import START, experiment, lease_name, tenant
+from allotment_testkit.pool_market import START, experiment, gpu_holding, lease_name, tenant
+from allotment_testkit.pool_market import gpu_claim as claim
 
 ANY = Wanted(resource=GPU)
 A, B, D, E = tenant("a"), tenant("b"), tenant("d"), tenant("e")
@@ -39,30 +39,8 @@ def node(name: str, slots: int = 4, **more: object) -> Node:
     return replace(Node(name=name, slot_count=slots), **more)  # type: ignore[arg-type]
 
 
-def claim(number: int, holder: str, slots: int = 1, **more: object) -> Claim:
-    who = experiment(holder)
-    made = Claim(
-        lease=lease_name(number, who),
-        holder=who,
-        slot_count=slots,
-        create_time=START + timedelta(seconds=number),
-        waited_s=0.0,
-        wanted=ANY,
-    )
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
 def holding(number: int, holder: str, where: str, slots: int = 1, **more: object) -> Holding:
-    who = experiment(holder)
-    made = Holding(
-        lease=lease_name(number, who),
-        holder=who,
-        slot_count=slots,
-        held_s=100.0,
-        place=Place(P, where),
-        wanted=ANY,
-    )
-    return replace(made, **more)  # type: ignore[arg-type]
+    return gpu_holding(number, holder, Place(P, where), slots, **more)
 
 
 def snapshot(

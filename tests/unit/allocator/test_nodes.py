@@ -1,7 +1,6 @@
 """Decisions about pools of several nodes."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +10,8 @@ from allotment_allocator.domain.pool import GPU, Node, NodeState, Place, Pool, P
 from allotment_allocator.domain.snapshot import Claim, Holding, RevocationReason, Snapshot
 from allotment_allocator.domain.tenant import Terms
 from allotment_core.names import PoolName
-from allotment_testkit.pool_market import START, experiment, lease_name, tenant
+from allotment_testkit.pool_market import gpu_claim as claim
+from allotment_testkit.pool_market import gpu_holding, tenant
 
 A, B, C = tenant("a"), tenant("b"), tenant("c")
 ANY = Wanted(resource=GPU)
@@ -24,31 +24,11 @@ def pool(name: str, *sizes: int, product: str = "A100", state: NodeState = NodeS
     )
 
 
-def claim(number: int, holder: str, slots: int = 1, **more: object) -> Claim:
-    who = experiment(holder)
-    made = Claim(
-        lease=lease_name(number, who),
-        holder=who,
-        slot_count=slots,
-        create_time=START + timedelta(seconds=number),
-        waited_s=0.0,
-        wanted=ANY,
-    )
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
 def holding(number: int, holder: str, place: str, slots: int = 1, **more: object) -> Holding:
     """`place`: the node's name, which begins with its pool's."""
-    who = experiment(holder)
-    made = Holding(
-        lease=lease_name(number, who),
-        holder=who,
-        slot_count=slots,
-        held_s=100.0,
-        place=Place(PoolName(place.rstrip("0123456789")), place),
-        wanted=ANY,
+    return gpu_holding(
+        number, holder, Place(PoolName(place.rstrip("0123456789")), place), slots, **more
     )
-    return replace(made, **more)  # type: ignore[arg-type]
 
 
 def snapshot(
